@@ -102,7 +102,7 @@ impl FactReader<'_> {
         if let (None, Some(store)) = (&thread_id, self.store) {
             thread_id = store.thread_by_token(claims.digest).await?;
         }
-        let Some(thread_id) = thread_id.or_else(|| claims.thread.as_uuid()) else {
+        let Some(thread_id) = thread_id.or_else(|| claims.told_thread_id()) else {
             return Ok(None);
         };
         let candidate = ThreadCandidate {

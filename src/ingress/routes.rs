@@ -335,6 +335,7 @@ async fn claims_by_digest(
     Ok(Claims {
         thread: ThreadKey::of(&thread_id),
         thread_id: Some(thread_id),
+        is_hash: false,
         issued_at,
         participant: None,
         digest,

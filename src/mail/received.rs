@@ -221,6 +221,7 @@ mod tests {
         envelope.recipients[0].target = RecipientTarget::Thread(Claims {
             thread: ThreadKey::of("t"),
             thread_id: None,
+            is_hash: false,
             issued_at: Timestamp::default(),
             participant: None,
             digest: [0; 16],

@@ -35,8 +35,8 @@ impl NamedThread {
 
     /// The thread, as far as the token itself contains it.
     pub fn without_store(claims: &Claims) -> Self {
-        let told = claims.thread_id.clone();
-        told.or_else(|| claims.thread.as_uuid())
+        claims
+            .told_thread_id()
             .map_or(Self::Unknown(claims.thread), Self::Known)
     }
 

@@ -276,6 +276,7 @@ pub(crate) fn token(thread: &str) -> RecipientTarget {
     RecipientTarget::Thread(Claims {
         thread: key,
         thread_id: None,
+        is_hash: false,
         issued_at: clock::now(),
         participant: None,
         digest: ThreadKey::of(&format!("digest {thread}")).0,

@@ -12,8 +12,10 @@ pub(super) const V2_BYTES: usize = 36;
 pub(super) const V2_MAC_BYTES: usize = 11;
 /// The bytes of a v2 token that its MAC covers.
 pub(super) const V2_SIGNED_BYTES: usize = V2_BYTES - V2_MAC_BYTES;
-/// The high nibble of a v2 token's first byte.
+/// The high nibble of a v2 token's first byte. Old tokens of a hash have it too.
 pub(super) const V2_VERSION: u8 = 2;
+/// The high nibble of the first byte of a v2 token whose thread key is a hash.
+pub(super) const V2_VERSION_HASH: u8 = 3;
 /// Hex digits of a v1 token's signature.
 pub(super) const V1_SIGNATURE_DIGITS: usize = 16;
 
@@ -77,7 +79,8 @@ impl<'a> TokenCandidate<'a> {
         }
         // Only ASCII is folded: a Kelvin sign is not a `k`.
         let bytes = BASE32_NOPAD_NOCASE.decode(self.text.as_bytes()).ok()?;
-        let is_v2 = bytes.len() == V2_BYTES && bytes[0] >> 4 == V2_VERSION;
+        let is_v2 =
+            bytes.len() == V2_BYTES && matches!(bytes[0] >> 4, V2_VERSION | V2_VERSION_HASH);
         is_v2.then(|| TokenShape::V2(first_of(&bytes)))
     }
 

@@ -11,7 +11,7 @@ use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 use thiserror::Error;
 
 use super::form::{self, TokenCandidate, TokenShape, V1Token};
-use super::{Claims, Format, ThreadKey, TokenError, first_of};
+use super::{Claims, Format, ThreadKey, TokenError, first_of, hyphenated_uuid};
 use crate::clock::Timestamp;
 use crate::mail::address::{Address, AddressError, Domain, LOCAL_BYTES_MAX};
 use crate::signature::HmacKey;
@@ -109,7 +109,12 @@ impl KeyRing {
             }
             Format::V2 => {
                 let mut bytes = Vec::with_capacity(form::V2_BYTES);
-                bytes.push(form::V2_VERSION << 4 | key.id);
+                // The mark distinguishes a hash that has the form of a UUID from a UUID.
+                let version = match hyphenated_uuid(thread_id) {
+                    Some(_) => form::V2_VERSION,
+                    None => form::V2_VERSION_HASH,
+                };
+                bytes.push(version << 4 | key.id);
                 bytes.extend(ThreadKey::of(thread_id).0);
                 // Four bytes of seconds last until 2106.
                 let secs = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
@@ -253,6 +258,7 @@ impl KeyRing {
         Some(Claims {
             thread: ThreadKey::of(thread_id),
             thread_id: Some(thread_id.to_owned()),
+            is_hash: false,
             issued_at: Timestamp::from_millis(v1.issued_at),
             participant: None,
             digest,
@@ -277,6 +283,7 @@ impl KeyRing {
         Some(Claims {
             thread: ThreadKey(first_of(&bytes[1..])),
             thread_id: None,
+            is_hash: bytes[0] >> 4 == form::V2_VERSION_HASH,
             issued_at: Timestamp::from_secs(u32::from_be_bytes(first_of(&bytes[17..])).into()),
             participant: (tag != [0; 4]).then_some(tag),
             digest,

@@ -38,6 +38,10 @@ pub struct Claims {
     pub thread: ThreadKey,
     /// The whole thread id, which only a v1 token has.
     pub thread_id: Option<String>,
+    /// True if the token says that `thread` is the hash of an id that is not a UUID. Old v2 tokens do not
+    /// say it, nor do old records; a v1 token has the whole id instead.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_hash: bool,
     /// The time at which the token was minted: milliseconds in v1, whole seconds in v2.
     pub issued_at: Timestamp,
     /// The tag of the person for whom the token was minted; `None` if it is bound to no person (always in
@@ -45,6 +49,26 @@ pub struct Claims {
     pub participant: Option<[u8; 4]>,
     /// The [`digest`] of the token.
     pub digest: [u8; 16],
+}
+
+impl Claims {
+    /// The thread's id, as far as the token itself contains it.
+    ///
+    /// One hash in eight has the form of a UUID, so the form counts only if the token does not say that its
+    /// key is a hash. An old v2 token never says it, and the store that issued it for such a hash knows it by
+    /// its digest: ask the store first.
+    pub fn told_thread_id(&self) -> Option<String> {
+        let uuid = || self.thread.as_uuid().filter(|_| !self.is_hash);
+        self.thread_id.clone().or_else(uuid)
+    }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde gives the field by reference"
+)]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// The 16 bytes by which a token identifies a thread: the bytes of the thread id if it is a UUID in its
@@ -56,10 +80,9 @@ pub struct ThreadKey(pub [u8; 16]);
 impl ThreadKey {
     /// The key of the thread with this id.
     pub fn of(thread_id: &str) -> Self {
-        // Only the hyphenated form counts: `{…}` or `urn:uuid:…` are other ids to a product that uses them.
-        match Uuid::try_parse(thread_id) {
-            Ok(uuid) if thread_id.len() == uuid::fmt::Hyphenated::LENGTH => Self(uuid.into_bytes()),
-            _ => Self(first_of(&Sha256::digest(thread_id))),
+        match hyphenated_uuid(thread_id) {
+            Some(uuid) => Self(uuid.into_bytes()),
+            None => Self(first_of(&Sha256::digest(thread_id))),
         }
     }
 
@@ -74,7 +97,7 @@ impl ThreadKey {
     /// The thread's id as a UUID, lower-cased, if the key can be one; `None` if version or variant are not
     /// those of RFC 9562, so that the key must be the hash of another id.
     ///
-    /// One hash in eight looks like a UUID all the same.
+    /// One hash in eight has the form of a UUID: [`Claims::told_thread_id`] knows more.
     pub fn as_uuid(self) -> Option<String> {
         let uuid = Uuid::from_bytes(self.0);
         let is_uuid = uuid.get_variant() == uuid::Variant::RFC4122
@@ -110,6 +133,13 @@ impl From<ThreadKey> for String {
     }
 }
 
+/// The UUID in its hyphenated form. Only that form counts: `{…}` or `urn:uuid:…` are other ids to a product
+/// that uses them.
+fn hyphenated_uuid(thread_id: &str) -> Option<Uuid> {
+    let uuid = Uuid::try_parse(thread_id).ok()?;
+    (thread_id.len() == uuid::fmt::Hyphenated::LENGTH).then_some(uuid)
+}
+
 /// The text is not the form of a [`ThreadKey`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("thread key is not 32 lower-case hex digits")]
@@ -124,7 +154,8 @@ pub enum Format {
     /// case is folded, is longer than a local part should be, and is bound to no domain.
     V1,
     /// 36 bytes in lower-case base32 (58 characters): version and key id, thread key, issued-at,
-    /// participant tag and MAC. The MAC covers the reply domain.
+    /// participant tag and MAC. The version is 2 for a UUID and 3 for the hash of another id; tokens that
+    /// were minted before version 3 existed have 2 for both. The MAC covers the reply domain.
     #[default]
     V2,
 }

@@ -56,6 +56,7 @@ fn known_answers_are_minted_and_verified() {
     assert_eq!(claims.issued_at, NOW);
     let claims = verified(&format!("reply+{V2}")).unwrap();
     assert_eq!(claims.thread.as_uuid_text(), THREAD);
+    assert_eq!(claims.told_thread_id().as_deref(), Some(THREAD));
     assert_eq!(claims.issued_at.as_secs(), NOW.as_secs());
     assert!(ring.is_participant(&claims, &ann()));
     assert!(!ring.is_participant(&claims, &at_inbox("ann")));
@@ -286,6 +287,32 @@ fn thread_keys_are_uuids_or_hashes() {
     assert_eq!(serde_json::from_str::<Claims>(&json).unwrap(), claims);
 }
 
+/// A token that was minted before the hash of an id had a mark.
+#[test]
+fn an_old_token_of_a_hash_verifies() {
+    let ring = ring();
+    let marked = ring.mint(Format::V2, &inbox(), "77", None, NOW);
+    let mut bytes = BASE32_NOPAD
+        .decode(marked.to_uppercase().as_bytes())
+        .unwrap();
+    assert_eq!(bytes[0], 0x33);
+    bytes[0] = 0x23;
+    let label = b"postern reply token v2\0inbox.example.com\0".as_slice();
+    let mac = crate::signature::HmacKey::new(SECRET).sign(&[label, &bytes[..25]]);
+    bytes[25..].copy_from_slice(&mac.as_ref()[..11]);
+    let claims = verified(&format!("reply+{}", BASE32_NOPAD.encode(&bytes))).unwrap();
+    assert_eq!(
+        (claims.thread, claims.is_hash),
+        (ThreadKey::of("77"), false)
+    );
+    let json = serde_json::to_string(&claims).unwrap();
+    assert!(!json.contains("is_hash"), "{json}");
+    let claims = verified(&format!("reply+{marked}")).unwrap();
+    assert!(claims.is_hash);
+    let json = serde_json::to_string(&claims).unwrap();
+    assert_eq!(serde_json::from_str::<Claims>(&json).unwrap(), claims);
+}
+
 #[test]
 fn every_flipped_bit_is_refused() {
     let v2 = BASE32_NOPAD.decode(V2.to_uppercase().as_bytes()).unwrap();
@@ -376,8 +403,30 @@ proptest! {
                 prop_assert_eq!(ring.verify(&folded, now), Err(TokenError::CaseLost(claims.digest)));
             } else {
                 prop_assert!(address.local().len() <= 64);
+                prop_assert_eq!(claims.told_thread_id(), None);
                 prop_assert_eq!(ring.is_participant(&claims, &ann), bound);
             }
+        }
+    }
+
+    #[test]
+    fn a_hash_is_never_told_as_an_id(thread in "[a-zA-Z0-9:._-]{1,50}", bits: [u8; 16], key_id in 0u8..=15) {
+        let ring = ring_of(&[(key_id, SECRET)]);
+        let told = |thread: &str| {
+            let address = ring.reply_address(Format::V2, &inbox(), thread, None, NOW).unwrap();
+            ring.verify(&address, NOW).unwrap().told_thread_id()
+        };
+        // One text in eight has such a hash: the next ones are tried until one is found.
+        let lookalike = (0..1000)
+            .map(|n| format!("{thread}{n}"))
+            .find(|thread| ThreadKey::of(thread).as_uuid().is_some());
+        prop_assert_eq!(told(&lookalike.unwrap()), None);
+        for version in 1..=8 {
+            let mut bytes = bits;
+            bytes[6] = bytes[6] & 0x0f | version << 4;
+            bytes[8] = bytes[8] & 0x3f | 0x80;
+            let id = Uuid::from_bytes(bytes).hyphenated().to_string();
+            prop_assert_eq!(told(&id.to_uppercase()), Some(id));
         }
     }
 

@@ -4,6 +4,7 @@ use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use postern::mail::token::ThreadKey;
 use serde_json::Value;
 
 use crate::crash::mail;
@@ -193,11 +194,16 @@ async fn waiting_mail_is_retried_parked_and_dropped_without_a_server() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thread_of_another_store_is_never_named_by_its_hash() {
+    // The hash of this id has the form of a UUID.
+    let thread = (1..)
+        .map(|n| n.to_string())
+        .find(|id| ThreadKey::of(id).as_uuid().is_some())
+        .unwrap();
     let (fake, is_mended) = troubled().await;
     is_mended.store(true, Ordering::SeqCst);
     let other = Postern::new(Some(&fake.base()), "");
     std::fs::create_dir(other.data()).unwrap();
-    let to = other.mint("77");
+    let to = other.mint(&thread);
     let mut postern = Postern::new(Some(&fake.base()), "");
     postern.start();
     let inspected = |postern: &Postern, more: &[&str]| {
@@ -205,7 +211,7 @@ async fn a_thread_of_another_store_is_never_named_by_its_hash() {
         assert!(out.status.success(), "{out:?}");
         String::from_utf8(out.stdout).unwrap()
     };
-    assert!(inspected(&other, &[]).contains("thread: 77\n"));
+    assert!(inspected(&other, &[]).contains(&format!("thread: {thread}\n")));
     let text = inspected(&postern, &[]);
     assert!(text.contains("thread: unknown thread (hash "), "{text}");
     let object: Value = serde_json::from_str(&inspected(&postern, &["--json"])).unwrap();
@@ -242,15 +248,17 @@ async fn a_thread_of_another_store_is_never_named_by_its_hash() {
 
     // As soon as this store has the id, all of them show it.
     let id = parked["id"].as_str().unwrap().to_owned();
-    postern.mint("77");
-    assert!(inspected(&postern, &[]).contains("thread: 77\n"));
-    assert_eq!(listed(&postern, "parked")[0]["thread"], "77");
+    postern.mint(&thread);
+    assert!(inspected(&postern, &[]).contains(&format!("thread: {thread}\n")));
+    assert_eq!(listed(&postern, "parked")[0]["thread"], thread.as_str());
     done(&postern, &["retry", &id]);
     postern.drained();
-    assert_eq!(fake.done()[0].path, "/api/v1/messages/threads/77/messages");
+    let path = format!("/api/v1/messages/threads/{thread}/messages");
+    assert_eq!(fake.done()[0].path, path);
     postern.stop();
     let text = explain(&postern, &["--store"]);
-    assert!(text.contains("thread:   77 (reason token)"), "{text}");
+    let known = format!("thread:   {thread} (reason token)");
+    assert!(text.contains(&known), "{text}");
     let object: Value = serde_json::from_str(&explain(&postern, &["--json"])).unwrap();
     assert_eq!(
         (&object["thread"]["match"], &object["thread"]["note"]),
