@@ -212,7 +212,13 @@ impl<'a> Cutter<'a> {
                 } else {
                     Method::HtmlStructure
                 };
-                let head = quotes::header_block(self.lines, at, true, "").unwrap_or(at + 1);
+                let head = (at..self.lines.len())
+                    .take(4)
+                    .find(|at| {
+                        !self.lines[*at].is_blank() && !quotes::is_rule(&self.lines[*at].fold)
+                    })
+                    .and_then(|at| quotes::header_block(self.lines, at, true, "").ok());
+                let head = head.unwrap_or(at + 1);
                 return self.cut_at(at..head, first_text.is_some(), method);
             }
             if let Some((from, end, method)) = self.whole_mail(at) {

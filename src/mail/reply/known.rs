@@ -88,10 +88,16 @@ pub(super) fn find(lines: &[BodyLine], texts: &[&str]) -> KnownLines {
         accept_runs(&covered, run_min, found, &mut ours);
     }
     let (mut found, partly) = by_line(&mail, &ours, lines.len());
+    let mut continued = Vec::new();
     for text in given.iter().take(TEXTS_MAX) {
-        let is_found = same_lines(&mail, bounded(text), &mut found);
-        whole |= is_found;
-        untouched |= is_found;
+        let same = same_lines(&mail, bounded(text), &mut found);
+        whole |= same.is_proof;
+        untouched |= same.is_proof;
+        continued.extend(same.continued);
+    }
+    let mut partly = partly;
+    for at in continued {
+        partly[at] = false;
     }
     let again = first_repeated(&mail, &texts_lines, &found);
     if whole {
@@ -131,10 +137,18 @@ fn first_repeated(mail: &[(u64, usize)], lines: &[Vec<u64>], found: &[bool]) -> 
 /// The minimum number of our lines, if they have too few words for a shingle.
 const SAME_LINES_MIN: usize = 3;
 
+/// The lines of one of our texts that stand in the mail as they were sent.
+struct SameLines {
+    /// True if they are nearly all lines of the text.
+    is_proof: bool,
+    /// The lines of the mail that begin with a line of ours and continue with other words: answers to it.
+    continued: Vec<usize>,
+}
+
 /// Marks the lines of `text` that the mail contains as they were sent, if it contains nearly all of them in
 /// their order: so a line between two of them is not ours, however short our lines are. The greeting above
 /// the first line that was found is ours too.
-fn same_lines(mail: &[(u64, usize)], text: &str, found: &mut [bool]) -> bool {
+fn same_lines(mail: &[(u64, usize)], text: &str, found: &mut [bool]) -> SameLines {
     let ours: Vec<Vec<u64>> = text
         .lines()
         .map(words)
@@ -146,19 +160,25 @@ fn same_lines(mail: &[(u64, usize)], text: &str, found: &mut [bool]) -> bool {
     }
     let mut next = 0;
     let mut same: Vec<usize> = Vec::new();
+    let mut continued: Vec<usize> = Vec::new();
     let mut before: Option<(usize, Vec<u64>)> = None;
     let mut greeting = None;
     for line in mail.chunk_by(|a, b| a.1 == b.1) {
         let at = line[0].1;
         let words: Vec<u64> = line.iter().map(|(word, _)| *word).collect();
+        let mut place = None;
         if let Some(left) = places.get_mut(words.as_slice()) {
             while left.last().is_some_and(|place| *place < next) {
                 left.pop();
             }
-            if let Some(place) = left.pop() {
-                next = place + 1;
-                same.push(at);
-            }
+            place = left.pop();
+        }
+        if let Some(place) = place {
+            next = place + 1;
+            same.push(at);
+        } else if !found[at] && is_continued(&ours, next, &words) {
+            next += 1;
+            continued.push(at);
         }
         // The greeting is directly above the first of our lines that was found by its words.
         if found[at] && greeting.is_none() {
@@ -174,13 +194,29 @@ fn same_lines(mail: &[(u64, usize)], text: &str, found: &mut [bool]) -> bool {
         found[at] = true;
     }
     let count: usize = ours.iter().map(Vec::len).sum();
-    let is_same = same.len() >= SAME_LINES_MIN && same.len() * 10 >= ours.len() * 8 && count >= 6;
-    if is_same {
+    let met = same.len() + continued.len();
+    let is_proof = met >= SAME_LINES_MIN && met * 10 >= ours.len() * 8 && count >= 6;
+    if is_proof {
         for at in same {
             found[at] = true;
         }
     }
-    is_same
+    SameLines {
+        is_proof,
+        continued,
+    }
+}
+
+/// True if `line` is the next line of ours with other words after it, which are not the line after it.
+fn is_continued(ours: &[Vec<u64>], next: usize, line: &[u64]) -> bool {
+    let Some(rest) = ours
+        .get(next)
+        .and_then(|ours| line.strip_prefix(ours.as_slice()))
+    else {
+        return false;
+    };
+    let below = ours.get(next + 1).and_then(|below| below.first());
+    rest.first().is_some_and(|first| below != Some(first))
 }
 
 /// True if one of the two lines begins with the other.
@@ -341,6 +377,13 @@ mod tests {
         );
         let known = find(&mail, &[sent]);
         assert_eq!(known.lines, [false, true, true, false, true, false, true]);
+        assert!(known.found_nearly_all);
+        // An answer may stand on the line of our question.
+        let mail =
+            lines("Hello Ann,\nwhich colour? The blue one.\nwhich address? 5 Road\nThe Shop Team");
+        let known = find(&mail, &[sent]);
+        assert_eq!(known.lines, [true, false, false, true]);
+        assert_eq!(known.partly, [false; 4]);
         assert!(known.found_nearly_all);
         // Two common lines are no proof.
         let mail = lines("Hello Ann,\nmy own words\nThe Shop Team");

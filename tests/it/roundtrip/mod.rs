@@ -1,6 +1,7 @@
 //! The whole round trip through the real program: a product's message, a relay, a person's mail program,
 //! and back into the thread.
 
+mod between;
 mod bounced;
 mod crash;
 mod leaks;
