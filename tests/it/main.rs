@@ -88,6 +88,8 @@ mod returned;
 #[cfg(test)]
 mod roundtrip;
 #[cfg(test)]
+mod signs;
+#[cfg(test)]
 mod sink;
 #[cfg(test)]
 mod store;

@@ -6,7 +6,7 @@
 //! | a generator's own field (`X-Autoreply`, …) | proof | the generators |
 //! | `Precedence: auto_reply` | proof | the generators |
 //! | `X-Apple-Unsubscribe` | proof of an opt-out | Apple Mail |
-//! | a `no-reply` author without another `Reply-To` | proof | usage |
+//! | a `no-reply` author without another address or a name in `Reply-To` | proof | usage |
 //! | `List-Id` and the other `List-*` fields, `Precedence: list` | proof of a list, which is posted | RFC 2919, RFC 2369 |
 //! | `Precedence: bulk` or `junk` | sign | list managers write it on people's mail |
 //! | `X-Auto-Response-Suppress` of absence notes | sign | [MS-OXCMAIL] section 2.2.3.2.14; gateways write it on people's mail |
@@ -209,12 +209,18 @@ fn machine_sender(mail: &Outline<'_>, traits: &SenderTraits) -> Option<Classific
         "autoresponder",
         "autoresponse",
     ];
-    let reply_local = super::local_of(mail.field("Reply-To").unwrap_or_default());
+    let reply_to = mail.field("Reply-To").unwrap_or_default();
+    let reply_local = super::local_of(reply_to);
     let named = |local: &str| {
         let base = local.split('+').next().unwrap_or_default();
         LOCALS.contains(&base)
     };
-    let other_reply = !reply_local.is_empty() && !named(&reply_local);
+    // A form may know the name of its person and no address.
+    let other_reply = if reply_local.is_empty() {
+        reply_to.contains(char::is_alphabetic)
+    } else {
+        !named(&reply_local)
+    };
     (named(&traits.from_local) && !other_reply)
         .then(|| Classification::new(MailKind::AutoReply, "machine_sender").with_evidence("From"))
 }
