@@ -138,6 +138,8 @@ impl Emitter for TreeEmitter<'_> {
     fn emit_string(&mut self, text: &[u8]) {
         if self.raw_tag.is_empty() {
             self.text.extend_from_slice(text);
+        } else if self.raw_tag == "style" {
+            self.builder.style(&String::from_utf8_lossy(text));
         }
     }
 

@@ -6,12 +6,17 @@
 
 use std::sync::LazyLock;
 
+use crate::mail::text::cut;
+
 /// The depth of nesting. Deeper elements are left out; their content goes to the last element that was
 /// opened.
 const DEPTH_MAX: usize = 200;
 
 /// The nodes of a tree; further content is appended as text only.
 const NODES_MAX: usize = 40_000;
+
+/// Bytes of the style sheets of a page that are kept.
+const STYLE_BYTES_MAX: usize = 64 * 1024;
 
 /// The attributes of an element: name and value, each name once.
 pub(super) type Attributes = Vec<(&'static str, String)>;
@@ -20,6 +25,8 @@ pub(super) type Attributes = Vec<(&'static str, String)>;
 pub struct HtmlTree {
     /// All nodes, each after its parent.
     pub nodes: Vec<HtmlNode>,
+    /// The text of the `style` elements, at most 64 KiB.
+    pub styles: String,
     /// True if the part was too long and was cut.
     pub truncated: bool,
 }
@@ -64,6 +71,7 @@ impl HtmlTree {
 /// The tree under construction.
 pub(super) struct TreeBuilder {
     nodes: Vec<HtmlNode>,
+    styles: String,
     stack: Vec<usize>,
     /// The number of open elements that were too deep for the tree.
     overflow: usize,
@@ -73,6 +81,7 @@ impl TreeBuilder {
     pub(super) fn new() -> Self {
         Self {
             nodes: vec![HtmlNode::default()],
+            styles: String::new(),
             stack: vec![0],
             overflow: 0,
         }
@@ -81,6 +90,7 @@ impl TreeBuilder {
     pub(super) fn finish(self, truncated: bool) -> HtmlTree {
         HtmlTree {
             nodes: self.nodes,
+            styles: self.styles,
             truncated,
         }
     }
@@ -108,6 +118,12 @@ impl TreeBuilder {
             _ => self.append(HtmlNode::default()),
         };
         self.nodes[at].text.push_str(text);
+    }
+
+    /// Adds text of a `style` element.
+    pub(super) fn style(&mut self, text: &str) {
+        let left = STYLE_BYTES_MAX - self.styles.len();
+        self.styles.push_str(cut(text, left));
     }
 
     pub(super) fn open(&mut self, tag: &'static str, attributes: Attributes) {

@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use super::colour;
+use super::stylesheet::StyleSheet;
 use crate::mail::html::{HtmlNode, HtmlTree};
 use crate::mail::markup::{self, escape};
 
@@ -64,22 +65,28 @@ fn safe(element: &str, attribute: &str, value: &str) -> bool {
 const CLEAN_BYTES_MAX: usize = 256 * 1024;
 
 /// Writes the nodes `kept` and sanitises them; `None` if the result is too large.
-pub(super) fn clean(tree: &HtmlTree, kept: &[bool], in_colour: bool) -> Option<String> {
+/// With a style sheet, the words keep their colours.
+pub(super) fn clean(tree: &HtmlTree, kept: &[bool], sheet: Option<&StyleSheet>) -> Option<String> {
     let images = (0..kept.len()).filter(|at| kept[*at]);
     let images: usize = images.map(|at| tree.nodes[at].attribute("src").len()).sum();
     let mut out = String::new();
     for child in tree.children(0) {
-        write(tree, (kept, in_colour), child, &mut out);
+        write(tree, (kept, sheet), child, &mut out);
         if out.len() > CLEAN_BYTES_MAX + images {
             return None;
         }
     }
-    let cleaner = if in_colour { &COLOURED } else { &CLEANER };
+    let cleaner = if sheet.is_some() { &COLOURED } else { &CLEANER };
     Some(cleaner.clean(out.trim()).to_string())
 }
 
 /// The recursion is bounded by the depth of the tree.
-fn write(tree: &HtmlTree, (kept, in_colour): (&[bool], bool), at: usize, out: &mut String) {
+fn write(
+    tree: &HtmlTree,
+    (kept, sheet): (&[bool], Option<&StyleSheet>),
+    at: usize,
+    out: &mut String,
+) {
     let node = &tree.nodes[at];
     if node.is_text() {
         if kept[at] {
@@ -99,14 +106,15 @@ fn write(tree: &HtmlTree, (kept, in_colour): (&[bool], bool), at: usize, out: &m
         attributes(node, out);
         out.push('>');
     }
-    let colour = colour::of(node).filter(|colour| in_colour && !colour::is_neutral(colour));
+    let colour = sheet.and_then(|sheet| colour::of(node, sheet));
+    let colour = colour.filter(|colour| !colour::is_neutral(colour));
     if let Some(colour) = &colour {
         out.push_str("<span style=\"color:");
         escape(colour, out);
         out.push_str("\">");
     }
     for child in tree.children(at) {
-        write(tree, (kept, in_colour), child, out);
+        write(tree, (kept, sheet), child, out);
     }
     if colour.is_some() {
         out.push_str("</span>");

@@ -1,21 +1,32 @@
 //! Owns the colour that an element gives its words.
 //!
-//! Does not know the colours of style sheets.
+//! Does not read style sheets; `stylesheet` does.
 
+use super::stylesheet::StyleSheet;
 use crate::mail::html::HtmlNode;
 
 /// The maximum number of characters of a colour.
 const CHARS_MAX: usize = 32;
 
-/// The colour of an element's words, lower-cased; `None` if it names none.
-pub(super) fn of(node: &HtmlNode) -> Option<String> {
-    let style = node.attribute("style");
-    let of_style = style.split(';').rev().find_map(|declaration| {
+/// The colour of an element's words, lower-cased; `None` if neither it nor `sheet` names one.
+pub(super) fn of(node: &HtmlNode, sheet: &StyleSheet) -> Option<String> {
+    of_declarations(node.attribute("style"))
+        .or_else(|| sheet.colour_of(node).map(str::to_owned))
+        .or_else(|| checked(node.attribute("color")).filter(|_| node.tag == "font"))
+}
+
+/// The colour in a list of declarations, lower-cased.
+pub(super) fn of_declarations(style: &str) -> Option<String> {
+    let value = style.split(';').rev().find_map(|declaration| {
         let (name, value) = declaration.split_once(':')?;
         name.trim().eq_ignore_ascii_case("color").then_some(value)
     });
-    let of_font = || Some(node.attribute("color")).filter(|_| node.tag == "font");
-    let colour = of_style.or_else(of_font)?.trim().to_ascii_lowercase();
+    checked(value?)
+}
+
+/// The value, lower-cased; `None` if it cannot be a colour.
+fn checked(value: &str) -> Option<String> {
+    let colour = value.trim().to_ascii_lowercase();
     let colour = colour.trim_end_matches("!important").trim();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "#(),.% ".contains(c);
     ((1..=CHARS_MAX).contains(&colour.len()) && colour.chars().all(is_plain))

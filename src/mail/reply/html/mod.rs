@@ -6,12 +6,14 @@
 mod clean;
 mod colour;
 mod roles;
+mod stylesheet;
 
 use super::TEXT_BYTES_MAX;
 use super::cut::LineClass;
 use super::text::{self, BodyLine, LINES_MAX, LineMark};
 use crate::mail::html::{self, BLOCKS, HtmlTree};
 use roles::ElementRole;
+use stylesheet::StyleSheet;
 
 /// The depth of nested lists that are indented.
 const LIST_DEPTH_MAX: usize = 8;
@@ -27,6 +29,7 @@ pub(super) struct RenderedHtml {
     pub(super) lines: Vec<BodyLine>,
     pub(super) truncated: bool,
     tree: HtmlTree,
+    sheet: StyleSheet,
     /// Pairs of a node and a line that the node wrote into.
     owners: Vec<(usize, usize)>,
 }
@@ -35,7 +38,8 @@ impl RenderedHtml {
     /// Renders HTML as text.
     pub(super) fn read(html: &str) -> Self {
         let tree = html::parse(html);
-        let mut renderer = Renderer::new(&tree);
+        let sheet = StyleSheet::read(&tree.styles);
+        let mut renderer = Renderer::new(&tree, &sheet);
         renderer.children(0, RenderContext::default());
         renderer.end_line();
         let Renderer {
@@ -49,6 +53,7 @@ impl RenderedHtml {
             truncated: full || tree.truncated,
             owners,
             tree,
+            sheet,
         }
     }
 
@@ -62,7 +67,7 @@ impl RenderedHtml {
                 .is_some_and(|fate| *fate == LineClass::Text);
         }
         self.keep_parents(&mut kept);
-        clean::clean(&self.tree, &kept, in_colour)
+        clean::clean(&self.tree, &kept, in_colour.then_some(&self.sheet))
     }
 
     /// An element is kept if something in it is. Children come after their parents.
@@ -108,6 +113,7 @@ impl Default for RenderContext {
 
 struct Renderer<'a> {
     tree: &'a HtmlTree,
+    sheet: &'a StyleSheet,
     lines: Vec<BodyLine>,
     owners: Vec<(usize, usize)>,
     /// The nodes in the current line.
@@ -131,9 +137,10 @@ struct Renderer<'a> {
 }
 
 impl<'a> Renderer<'a> {
-    fn new(tree: &'a HtmlTree) -> Self {
+    fn new(tree: &'a HtmlTree, sheet: &'a StyleSheet) -> Self {
         Self {
             tree,
+            sheet,
             lines: Vec::new(),
             owners: Vec::new(),
             pending: Vec::new(),
@@ -171,8 +178,8 @@ impl<'a> Renderer<'a> {
     fn element(&mut self, at: usize, mut place: RenderContext) {
         let node = &self.tree.nodes[at];
         let role = ElementRole::of(node);
-        if let Some(coloured) = colour::of(node).map(|colour| !colour::is_neutral(&colour)) {
-            place.coloured = coloured;
+        if let Some(colour) = colour::of(node, self.sheet) {
+            place.coloured = !colour::is_neutral(&colour);
         }
         place.linked |= node.tag == "a";
         if self.sign_next && BLOCKS.contains(&node.tag) {
