@@ -2,6 +2,7 @@
 //!
 //! Does not serve mail: `serve` calls `run`. Each command has a separate file.
 
+mod bulk;
 mod check;
 mod compose;
 mod control;

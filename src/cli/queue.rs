@@ -9,6 +9,7 @@ use clap::{Subcommand, ValueEnum};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::bulk::{BulkChange, Selection, WaitingSelection};
 use super::control::{ControlClient, query};
 use super::terminal::{printable, printable_json};
 use crate::config::Purpose;
@@ -23,6 +24,12 @@ pub(super) enum QueueSubcommand {
         /// List only the mail in this state
         #[arg(long, value_enum)]
         state: Option<ListedState>,
+        /// List only the mail of this route
+        #[arg(long, value_name = "NAME")]
+        route: Option<String>,
+        /// List only the mail whose reason contains this text
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
         /// Print one JSON object per line
         #[arg(long)]
         json: bool,
@@ -41,7 +48,10 @@ pub(super) enum QueueSubcommand {
     /// Try a delivery now: a parked one with your approval, a waiting one without its wait
     Retry {
         /// The delivery, for example 1042.0
-        id: String,
+        #[arg(required_unless_present = "all", conflicts_with_all = ["all", "state", "route", "reason", "yes"])]
+        id: Option<String>,
+        #[command(flatten)]
+        selection: Selection,
         /// Parse the mail again by the current rules; every attempt does so anyway
         #[arg(long)]
         reparse: bool,
@@ -49,7 +59,10 @@ pub(super) enum QueueSubcommand {
     /// Park a waiting delivery, so that later mail of its thread is delivered
     Park {
         /// The delivery, for example 1042.0
-        id: String,
+        #[arg(required_unless_present = "all", conflicts_with_all = ["all", "route", "yes"])]
+        id: Option<String>,
+        #[command(flatten)]
+        selection: WaitingSelection,
         /// The reason, which `queue list` shows
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
@@ -57,7 +70,10 @@ pub(super) enum QueueSubcommand {
     /// Drop a parked or a waiting delivery permanently
     Drop {
         /// The delivery, for example 1042.0
-        id: String,
+        #[arg(required_unless_present = "all", conflicts_with_all = ["all", "state", "route", "reason", "yes"])]
+        id: Option<String>,
+        #[command(flatten)]
+        selection: Selection,
     },
 }
 
@@ -70,12 +86,37 @@ pub(super) enum ListedState {
     Waiting,
 }
 
+impl ListedState {
+    /// The state, or all without one.
+    pub(super) fn selected(state: Option<Self>) -> &'static [Self] {
+        match state {
+            Some(Self::Parked) => &[Self::Parked],
+            Some(Self::Waiting) => &[Self::Waiting],
+            None => &[Self::Parked, Self::Waiting],
+        }
+    }
+
+    /// The name of the state in requests and responses.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Parked => "parked",
+            Self::Waiting => "waiting",
+        }
+    }
+}
+
 impl QueueSubcommand {
+    /// The delivery that the command is about, if it is about one.
+    fn delivery(&self) -> Option<&str> {
+        match self {
+            Self::List { .. } => None,
+            Self::Show { id, .. } => Some(id),
+            Self::Retry { id, .. } | Self::Park { id, .. } | Self::Drop { id, .. } => id.as_deref(),
+        }
+    }
+
     pub(super) fn run(self, file: Option<PathBuf>, out: &mut impl Write) -> Result<(), ExitError> {
-        if let Self::Show { id, .. }
-        | Self::Retry { id, .. }
-        | Self::Park { id, .. }
-        | Self::Drop { id } = &self
+        if let Some(id) = self.delivery()
             && id.parse::<DeliveryId>().is_err()
         {
             let line = format!("{id:?}: not a delivery: they have the form 1042.0");
@@ -90,14 +131,27 @@ impl QueueSubcommand {
 
     fn ask(&self, client: &ControlClient, out: &mut impl Write) -> Result<(), ExitError> {
         match self {
-            Self::List { state, json, limit } => {
-                let states: &[ListedState] = match state {
-                    Some(state) => &[*state],
-                    None => &[ListedState::Parked, ListedState::Waiting],
+            Self::List {
+                state,
+                route,
+                reason,
+                json,
+                limit,
+            } => {
+                let is_listed = |delivery: &Value| {
+                    let told = |name: &str| delivery[name].as_str().unwrap_or_default();
+                    route.as_ref().is_none_or(|name| told("route") == name)
+                        && reason
+                            .as_ref()
+                            .is_none_or(|text| told("reason").contains(text))
                 };
-                for state in states {
+                for state in ListedState::selected(*state) {
                     list(client, *state, *limit, &mut |delivery| {
-                        print_line(delivery, *json, out)
+                        let listed = is_listed(delivery);
+                        if listed {
+                            print_line(delivery, *json, out)?;
+                        }
+                        Ok(listed)
                     })?;
                 }
                 Ok(())
@@ -112,32 +166,65 @@ impl QueueSubcommand {
                 writeln!(out, "{}", printable_json(&answer["data"]))?;
                 Ok(())
             }
-            Self::Retry { id, reparse: _ } => act_on(client, id, ("retry", Vec::new()), out),
-            Self::Park { id, reason } => {
+            Self::Retry { id, selection, .. } => match id {
+                Some(id) => act_on(client, id, ("retry", Vec::new()), out),
+                None => change_all(("retry", "waiting"), selection, client, out),
+            },
+            Self::Park {
+                id: Some(id),
+                reason,
+                ..
+            } => {
                 let body = json!({ "reason": reason }).to_string();
                 act_on(client, id, ("park", body.into_bytes()), out)
             }
-            Self::Drop { id } => act_on(client, id, ("drop", Vec::new()), out),
+            Self::Park {
+                id: None,
+                selection,
+                reason,
+            } => BulkChange {
+                selection: selection.selection(),
+                action: "park",
+                state: "parked",
+                park_reason: reason.as_deref(),
+            }
+            .run(client, out),
+            Self::Drop { id, selection } => match id {
+                Some(id) => act_on(client, id, ("drop", Vec::new()), out),
+                None => change_all(("drop", "dropped"), selection, client, out),
+            },
         }
     }
 }
 
-/// Requests the pages of one state, at most `limit` deliveries.
+fn change_all(
+    (action, state): (&'static str, &'static str),
+    selection: &Selection,
+    client: &ControlClient,
+    out: &mut impl Write,
+) -> Result<(), ExitError> {
+    let change = BulkChange {
+        selection: selection.clone(),
+        action,
+        state,
+        park_reason: None,
+    };
+    change.run(client, out)
+}
+
+/// Requests the pages of one state, until `each` has taken `limit` deliveries.
 fn list(
     client: &ControlClient,
     state: ListedState,
     limit: usize,
-    each: &mut impl FnMut(&Value) -> Result<(), ExitError>,
+    each: &mut impl FnMut(&Value) -> Result<bool, ExitError>,
 ) -> Result<(), ExitError> {
     const PAGE: usize = 100;
-    let name = match state {
-        ListedState::Parked => "parked",
-        ListedState::Waiting => "waiting",
-    };
+    let name = state.name();
     let mut left = limit;
     let mut after = String::new();
     while left > 0 {
-        let page = left.min(PAGE).to_string();
+        let page = PAGE.to_string();
         let mut pairs = vec![("state", name), ("limit", page.as_str())];
         if !after.is_empty() {
             pairs.push(("after", after.as_str()));
@@ -145,8 +232,7 @@ fn list(
         let answer =
             client.request(Method::GET, &format!("/queue{}", query(&pairs)), Vec::new())?;
         for delivery in answer["data"].as_array().into_iter().flatten() {
-            each(delivery)?;
-            left = left.saturating_sub(1);
+            left -= usize::from(left > 0 && each(delivery)?);
         }
         match answer["next"].as_str() {
             Some(next) => after = next.to_owned(),

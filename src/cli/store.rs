@@ -4,13 +4,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::io::{self, BufRead as _, IsTerminal as _, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::path::PathBuf;
 
 use clap::Subcommand;
 
 use super::control::own_folder;
-use super::terminal::printable;
+use super::terminal::{is_confirmed, printable};
 use crate::clock;
 use crate::config::{Config, Purpose};
 use crate::run::{self, Exit, ExitError};
@@ -94,8 +94,7 @@ fn mend(config: &Config, yes: bool, out: &mut impl Write) -> Result<(), ExitErro
 
 /// Shows the damage and asks a person.
 fn confirmed(config: &Config, out: &mut impl Write) -> Result<bool, ExitError> {
-    let stdin = io::stdin();
-    if !stdin.is_terminal() {
+    if !io::stdin().is_terminal() {
         return Ok(false);
     }
     // The last line of a check recommends this command.
@@ -104,14 +103,10 @@ fn confirmed(config: &Config, out: &mut impl Write) -> Result<bool, ExitError> {
             line(out, damage)?;
         }
     }
-    write!(
+    is_confirmed(
+        "Copy the folder first if you can. Mend it now? [yes/no] ",
         out,
-        "Copy the folder first if you can. Mend it now? [yes/no] "
-    )?;
-    out.flush()?;
-    let mut answer = String::new();
-    stdin.lock().read_line(&mut answer)?;
-    Ok(answer.trim() == "yes")
+    )
 }
 
 fn tell(report: &MendReport, out: &mut impl Write) -> Result<(), ExitError> {

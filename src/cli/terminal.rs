@@ -3,8 +3,24 @@
 //! Does not shorten or colour anything.
 
 use std::borrow::Cow;
+use std::io::{self, BufRead as _, IsTerminal as _, Write};
 
 use serde_json::Value;
+
+use crate::run::ExitError;
+
+/// Asks a person; false without a terminal.
+pub(super) fn is_confirmed(question: &str, out: &mut impl Write) -> Result<bool, ExitError> {
+    let stdin = io::stdin();
+    if !stdin.is_terminal() {
+        return Ok(false);
+    }
+    write!(out, "{question}")?;
+    out.flush()?;
+    let mut answer = String::new();
+    stdin.lock().read_line(&mut answer)?;
+    Ok(answer.trim() == "yes")
+}
 
 /// The text with every character escaped that controls a terminal or reorders text: a mail's subject must
 /// not be able to clear the screen.

@@ -25,7 +25,9 @@ use crate::clock::{self, Timestamp};
 use crate::mail::address::{Address, Domain};
 use crate::mail::envelope::{Recipient, RecipientTarget};
 use crate::mail::token::{Format, KeyRing, TokenError};
-use crate::queue::{MailQueue, NamedThread, QueueEnd, QueueState, QueuedMail};
+use crate::queue::{
+    BulkAction, MailFilter, MailQueue, NamedThread, QueueEnd, QueueState, QueuedMail,
+};
 use crate::store::{DeliveryId, Fact, MailId, Mapping, Store};
 
 /// The name of the control socket in the data folder.
@@ -95,7 +97,7 @@ pub fn router(control: ControlParts) -> Router {
     let wide = DefaultBodyLimit::max(control.mail_bytes_max);
     with_common_layers(
         Router::new()
-            .route("/queue", routing::get(list))
+            .route("/queue", routing::get(list).post(change_page))
             .route("/queue/{id}", routing::get(show))
             .route("/queue/{id}/raw", routing::get(raw))
             .route("/queue/{id}/retry", routing::post(retry))
@@ -172,16 +174,86 @@ async fn park(
         false => read_json(&body)?,
     };
     let reason = request.reason.as_deref();
-    if let Some(reason) = reason
-        && (reason.is_empty()
-            || reason.len() > REASON_BYTES_MAX
-            || reason.chars().any(char::is_control))
-    {
-        let why = format!("1 to {REASON_BYTES_MAX} bytes without control characters");
-        return Err(HttpError::invalid_field("reason", &why));
-    }
+    check_words("reason", reason)?;
     control.queue.park(delivery_id(&id)?, reason).await?;
     let answer = json!({ "id": id, "state": "parked" });
+    Ok(success(StatusCode::OK, answer))
+}
+
+/// Checks the words of a person.
+fn check_words(field: &str, words: Option<&str>) -> Result<(), HttpError> {
+    let fits = |words: &str| {
+        (1..=REASON_BYTES_MAX).contains(&words.len()) && !words.chars().any(char::is_control)
+    };
+    if words.is_none_or(fits) {
+        return Ok(());
+    }
+    let why = format!("1 to {REASON_BYTES_MAX} bytes without control characters");
+    Err(HttpError::invalid_field(field, &why))
+}
+
+/// One page of an operation on many deliveries.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct BulkRequest {
+    action: BulkName,
+    state: StateName,
+    route: Option<String>,
+    reason: Option<String>,
+    park_reason: Option<String>,
+    after: Option<String>,
+    until: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum BulkName {
+    Count,
+    Retry,
+    Park,
+    Drop,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StateName {
+    Parked,
+    Waiting,
+}
+
+async fn change_page(
+    State(control): State<ControlParts>,
+    body: Bytes,
+) -> Result<Response, HttpError> {
+    let request: BulkRequest = read_json(&body)?;
+    check_words("parkReason", request.park_reason.as_deref())?;
+    let action = match request.action {
+        BulkName::Count => BulkAction::Count,
+        BulkName::Retry => BulkAction::Retry,
+        BulkName::Park => BulkAction::Park(request.park_reason),
+        BulkName::Drop => BulkAction::Drop,
+    };
+    let filter = MailFilter {
+        state: match request.state {
+            StateName::Parked => QueueState::Parked,
+            StateName::Waiting => QueueState::Waiting,
+        },
+        route: request.route,
+        reason: request.reason,
+        after: request.after.as_deref().map(delivery_id).transpose()?,
+        until: request.until.as_deref().map(delivery_id).transpose()?,
+    };
+    let page = control.queue.change_page(&filter, &action).await?;
+    let id = |id: Option<DeliveryId>| id.map(|id| id.to_string());
+    let answer = json!({
+        "selected": page.selected,
+        "changed": page.changed,
+        "delivered": page.delivered,
+        "busy": page.busy,
+        "left": page.left,
+        "last": id(page.last),
+        "next": id(page.next),
+    });
     Ok(success(StatusCode::OK, answer))
 }
 

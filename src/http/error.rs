@@ -90,6 +90,7 @@ impl From<QueueError> for HttpError {
         match error {
             QueueError::NotFound(what) => Self::not_found(what),
             QueueError::WrongState(why) => Self::conflict(why),
+            QueueError::Busy => Self::conflict(error.to_string()),
             QueueError::Unreadable => {
                 let status = StatusCode::INTERNAL_SERVER_ERROR;
                 Self::new(status, "internal", error.to_string())

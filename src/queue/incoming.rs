@@ -180,7 +180,7 @@ impl MailQueue {
     /// route.
     ///
     /// # Errors
-    /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Store`].
+    /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Busy`], [`QueueError::Store`].
     pub async fn retry(&self, id: DeliveryId) -> Result<(), QueueError> {
         let _changes = self.changes.lock().await;
         let (delivery, lease) = self.take(id).await?;
@@ -201,7 +201,7 @@ impl MailQueue {
     /// its thread is delivered before it. `reason` is the reason that the person gave, if any.
     ///
     /// # Errors
-    /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Store`].
+    /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Busy`], [`QueueError::Store`].
     pub async fn park(&self, id: DeliveryId, reason: Option<&str>) -> Result<(), QueueError> {
         let _changes = self.changes.lock().await;
         let (delivery, lease) = self.take(id).await?;
@@ -235,7 +235,7 @@ impl MailQueue {
     /// already counts as delivered instead.
     ///
     /// # Errors
-    /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Store`].
+    /// [`QueueError::NotFound`], [`QueueError::WrongState`], [`QueueError::Busy`], [`QueueError::Store`].
     pub async fn drop(&self, id: DeliveryId) -> Result<QueueEnd, QueueError> {
         let _changes = self.changes.lock().await;
         let (delivery, lease) = self.take(id).await?;
@@ -272,11 +272,7 @@ impl MailQueue {
         let lease = self.store.try_lease(LeaseName::Delivery(id)).await?;
         let delivery = self.store.delivery(id).await?;
         let delivery = delivery.ok_or(QueueError::NotFound("delivery"))?;
-        let lease = lease.ok_or_else(|| {
-            let why = "it is being delivered now, try again";
-            QueueError::WrongState(why.to_owned())
-        })?;
-        Ok((delivery, lease))
+        Ok((delivery, lease.ok_or(QueueError::Busy)?))
     }
 
     async fn release(&self, delivery: DeliveryId) -> Result<(), QueueError> {

@@ -3,6 +3,7 @@
 //!
 //! Does not print or answer requests: the command line, the HTTP API and the pages share these operations.
 
+mod bulk;
 mod incoming;
 mod named_thread;
 mod outgoing;
@@ -11,6 +12,7 @@ use thiserror::Error;
 
 use crate::store::StoreError;
 
+pub use bulk::{BulkAction, BulkPage, MailFilter};
 pub use incoming::{
     MailQueue, PendingRetry, QueueEnd, QueueState, QueuedMail, RetryLookup, WakeLine,
 };
@@ -26,6 +28,9 @@ pub enum QueueError {
     /// The state of the delivery or job does not allow the operation; the text says why.
     #[error("{0}")]
     WrongState(String),
+    /// An attempt at the delivery is in progress.
+    #[error("it is being delivered now, try again")]
+    Busy,
     /// The bytes of the mail cannot be read from the journal.
     #[error("the mail cannot be read")]
     Unreadable,

@@ -40,7 +40,7 @@ fn words(fake: &Fake) -> Vec<String> {
 }
 
 fn is_busy<T>(result: &Result<T, QueueError>) -> bool {
-    matches!(result, Err(QueueError::WrongState(why)) if why.contains("being delivered now"))
+    matches!(result, Err(QueueError::Busy))
 }
 
 /// Repeats an order until no attempt prevents it.
