@@ -17,6 +17,7 @@ use super::{input, token};
 use crate::auth::{Identity, PolicyDecision};
 use crate::clock::{self, Timestamp};
 use crate::config::{Config, Purpose};
+use crate::delivery::attachments::FileChoice;
 use crate::delivery::bounces::BounceLookup;
 use crate::delivery::known_facts::FactReader;
 use crate::delivery::omitted::{omitted, warnings};
@@ -151,7 +152,7 @@ impl ExplainContext<'_> {
             envelope: &envelope,
             recipient: &recipient,
             route,
-            limits: Some(&self.config.attachments.bounds),
+            files: FileChoice::Within(&self.config.attachments.bounds),
         };
         let mut mail = ParsedMail::parse(self.view, &context);
         let reader = FactReader {

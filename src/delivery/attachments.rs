@@ -7,10 +7,23 @@ use data_encoding::HEXLOWER;
 use serde::Serialize;
 
 use crate::mail::view::View;
-use crate::objects::{AttachmentLimits, LinkSigner, LinkTerms, ObjectId, sniff};
+use crate::objects::{AttachmentLimits, LinkSigner, LinkTerms, ObjectId, SkipReason, sniff};
+use crate::store::SkippedFile;
 
 /// The maximum number of attachments that a message describes.
 const ATTACHMENTS_MAX: usize = 1000;
+
+/// The choice of the files of a mail to store.
+#[derive(Clone, Copy, Debug)]
+pub enum FileChoice<'a> {
+    /// No file is stored.
+    NoFile,
+    /// The files within these limits.
+    Within(&'a AttachmentLimits),
+    /// All files but these, as an earlier attempt decided: limits that have changed since then would change
+    /// the body of a repeated call.
+    AllBut(&'a [SkippedFile]),
+}
 
 /// The files of a mail.
 #[derive(Clone, Debug, Default)]
@@ -53,8 +66,8 @@ pub struct MessageAttachment {
 }
 
 impl Files {
-    /// Reads the files of a mail; without bounds none is stored.
-    pub fn of(view: &View, bounds: Option<&AttachmentLimits>) -> Self {
+    /// Reads the files of a mail.
+    pub fn of(view: &View, choice: FileChoice<'_>) -> Self {
         let mut files = Self::default();
         let mut before = (0, 0);
         for attachment in view.attachments.iter().take(ATTACHMENTS_MAX) {
@@ -62,12 +75,21 @@ impl Files {
             let id = ObjectId::of(&bytes);
             let found = sniff(&bytes);
             let size = bytes.len() as u64;
-            let skip = bounds.and_then(|bounds| {
-                let name = attachment.filename.as_deref();
-                let types = [Some(attachment.content_type.as_str()), found];
-                bounds.screen(name, types, size, before)
-            });
-            if bounds.is_some() && skip.is_none() {
+            let skip = match choice {
+                FileChoice::NoFile => None,
+                FileChoice::Within(limits) => {
+                    let name = attachment.filename.as_deref();
+                    let types = [Some(attachment.content_type.as_str()), found];
+                    limits.screen(name, types, size, before)
+                }
+                FileChoice::AllBut(skipped) => {
+                    let is_this =
+                        |file: &&SkippedFile| usize::from(file.file) == files.listed.len();
+                    let this = skipped.iter().find(is_this);
+                    this.and_then(|file| SkipReason::of_label(&file.reason))
+                }
+            };
+            if skip.is_none() && !matches!(choice, FileChoice::NoFile) {
                 before = (before.0 + 1, before.1 + size);
                 files.to_store.push((files.listed.len(), id, bytes));
             }
@@ -85,6 +107,18 @@ impl Files {
             });
         }
         files
+    }
+
+    /// The files that are not stored, each with the reason.
+    pub(super) fn skipped(&self) -> Vec<SkippedFile> {
+        let files = self.listed.iter().enumerate();
+        let skipped = files.filter_map(|(at, told)| {
+            Some(SkippedFile {
+                file: u16::try_from(at).ok()?,
+                reason: told.skipped?.to_owned(),
+            })
+        });
+        skipped.collect()
     }
 
     /// Leaves out the pictures of a signature that an earlier mail of the thread has shown: they

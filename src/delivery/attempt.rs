@@ -15,6 +15,7 @@ use data_encoding::HEXLOWER;
 use tokio::task;
 use tracing::{error, info, warn};
 
+use super::attachments::FileChoice;
 use super::circuit_breaker::ApiHealth;
 use super::context::DeliveryContext;
 use super::event_facts::EventFacts;
@@ -22,12 +23,12 @@ use super::known_facts::FactReader;
 use super::loop_detector::Counted;
 use super::message::MessageFacts;
 use super::parsed_mail::{MailContext, ParsedMail};
-use super::plan::{LOOP_RULE, LoopCheck, ParkReason, Plan, Planner, PostPlan};
+use super::plan::{LOOP_RULE, LoopCheck, ParkReason, Plan, Planner, PostPlan, planned_post};
 use super::route::DeliveryRoute;
 use crate::clock;
 use crate::mail::verdict::Verdict;
 use crate::mail::view::View;
-use crate::objects::{LinkTerms, Objects};
+use crate::objects::LinkTerms;
 use crate::store::{
     Delivery, DeliveryOutcome, DeliveryStep, Fact, Lease, LeaseName, PlannedLinks, PlannedPost,
     QuotedMessage, ReadError, StoreError,
@@ -114,6 +115,7 @@ impl DeliveryAttempt<'_> {
         let terms = self.link_terms(&plan.post);
         let mut post = plan.post.clone();
         post.links = terms.as_ref().map(planned_links);
+        post.skipped_files = terms.is_some().then(|| mail.files.skipped());
         self.record_plan(&post).await?;
         if self.posted_message().is_none() {
             let html = mail.reply.html.clone();
@@ -173,11 +175,17 @@ impl DeliveryAttempt<'_> {
         let (route, objects) = (self.route.clone(), self.context.objects.clone());
         parse(bytes.len(), move || {
             let view = View::parse(&bytes);
+            let planned = planned_post(&delivery.steps);
+            let skipped = planned.and_then(|post| post.skipped_files.as_deref());
             let context = MailContext {
                 envelope: &delivery.envelope,
                 recipient: &delivery.recipient,
                 route: &route,
-                limits: objects.as_ref().map(Objects::bounds),
+                files: match (&objects, skipped) {
+                    (None, _) => FileChoice::NoFile,
+                    (Some(_), Some(skipped)) => FileChoice::AllBut(skipped),
+                    (Some(objects), None) => FileChoice::Within(objects.bounds()),
+                },
             };
             let mail = ParsedMail::parse(&view, &context);
             (view, mail)
@@ -199,7 +207,10 @@ impl DeliveryAttempt<'_> {
                 last.map(QuotedMessage::from)
             }
         };
-        let (mut parsed, marker) = (mail.clone(), self.route.reply_marker.clone());
+        let planned = planned_post(&self.delivery.steps);
+        let marker = planned.and_then(|post| post.reply_marker.as_ref());
+        let marker = marker.unwrap_or(&self.route.reply_marker).clone();
+        let mut parsed = mail.clone();
         *mail = parse(view.bytes(), move || {
             parsed.extract_reply(&view, &marker);
             parsed

@@ -213,6 +213,8 @@ mod tests {
             known_images: Vec::new(),
             quoted: None,
             links: None,
+            skipped_files: None,
+            reply_marker: None,
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::attachments::Files;
+use super::attachments::{FileChoice, Files};
 use super::policy::Disposition;
 use super::route::DeliveryRoute;
 use crate::mail::address::Address;
@@ -17,7 +17,6 @@ use crate::mail::reply::{self, Reply};
 use crate::mail::subject::Subject;
 use crate::mail::thread::{ThreadReason, message_ids_to_look_up};
 use crate::mail::view::{Flag, Omission, View};
-use crate::objects::AttachmentLimits;
 use crate::store::QuotedMessage;
 
 /// The circumstances under which a mail is parsed.
@@ -29,8 +28,8 @@ pub struct MailContext<'a> {
     pub recipient: &'a Recipient,
     /// The route of the recipient.
     pub route: &'a DeliveryRoute,
-    /// The limits for stored files; with `None` no file is stored.
-    pub limits: Option<&'a AttachmentLimits>,
+    /// The choice of the files to store.
+    pub files: FileChoice<'a>,
 }
 
 /// A parsed mail.
@@ -127,7 +126,7 @@ impl ParsedMail {
                 .into_iter()
                 .map(|(id, reason)| (id.to_owned(), reason))
                 .collect(),
-            files: Files::of(view, context.limits),
+            files: Files::of(view, context.files),
             flags: view.flags.clone(),
             calendar: view.calendar.clone(),
             omissions: view.omissions.clone(),

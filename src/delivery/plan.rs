@@ -116,6 +116,14 @@ pub struct LoopCheck {
     pub parks: bool,
 }
 
+/// The plan among the steps of a delivery, if an attempt has recorded one.
+pub fn planned_post(steps: &[DeliveryStep]) -> Option<&PlannedPost> {
+    steps.iter().find_map(|step| match step {
+        DeliveryStep::Planned(post) => Some(&**post),
+        _ => None,
+    })
+}
+
 impl ParkReason {
     /// The mail is held by a rule of this name.
     pub fn rule(rule: &'static str) -> Self {
@@ -230,10 +238,7 @@ impl Planner<'_> {
 
     /// The plan that an earlier attempt has recorded.
     pub fn planned_post(&self) -> Option<&PlannedPost> {
-        self.steps.iter().find_map(|step| match step {
-            DeliveryStep::Planned(post) => Some(&**post),
-            _ => None,
-        })
+        planned_post(self.steps)
     }
 
     fn plan_post(
@@ -260,6 +265,8 @@ impl Planner<'_> {
                 .unwrap_or_default(),
             quoted: mail.quoted_message.clone(),
             links: None,
+            skipped_files: None,
+            reply_marker: Some(self.route.reply_marker.clone()),
         };
         Ok((post, who))
     }

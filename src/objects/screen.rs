@@ -62,6 +62,20 @@ pub enum SkipReason {
 }
 
 impl SkipReason {
+    const ALL: [Self; 6] = [
+        Self::BlockedName,
+        Self::BlockedType,
+        Self::ExternalBody,
+        Self::TooLarge,
+        Self::TooMany,
+        Self::TotalTooLarge,
+    ];
+
+    /// The reason with this name.
+    pub fn of_label(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.label() == label)
+    }
+
     /// The name of the reason in the Messages API.
     pub const fn label(self) -> &'static str {
         match self {

@@ -392,6 +392,21 @@ pub struct PlannedPost {
     /// The terms that the links to the files of the mail share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub links: Option<PlannedLinks>,
+    /// The files that are not stored; `None` in old records and without a place for files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped_files: Option<Vec<SkippedFile>>,
+    /// The line above which people reply; `None` in old records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_marker: Option<String>,
+}
+
+/// A file of a mail that is not stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedFile {
+    /// Its index among the files of the mail.
+    pub file: u16,
+    /// The reason, as the Messages API names it.
+    pub reason: String,
 }
 
 /// The terms that the links to the files of one mail share.

@@ -39,7 +39,7 @@ pub use error::{OpenError, ReadError, StoreError};
 pub use event::{CURSOR_GAPS_MAX, Cursor, Event, EventKind};
 pub use fact::{
     Delivery, DeliveryOutcome, DeliveryStep, Fact, ImapPosition, Ledger, Mapping, PlannedLinks,
-    PlannedPost, QuotedMessage,
+    PlannedPost, QuotedMessage, SkippedFile,
 };
 pub use handle::Store;
 pub use id::{DeliveryId, EventId, IdError, MailId};

@@ -10,6 +10,8 @@ use serde_json::Value;
 
 use crate::bench::{Bench, DAY, THREAD, envelope, mail, mailbox, token};
 use crate::fake_api::{Fake, Play};
+use crate::postern::{Client, Postern};
+use crate::wait::eventually;
 
 #[tokio::test]
 async fn each_failure_is_retried_or_parked_with_one_effect() {
@@ -403,4 +405,92 @@ async fn one_thread_that_always_fails_does_not_close_the_route() {
         .until("the other one", |store| store.ledger().delivered == 1)
         .await;
     bench.stop().await;
+}
+
+/// A mail with two lines that may be a reply marker, and with three files of different sizes.
+fn mail_with_markers_and_files() -> String {
+    let words = "Mine.\r\n--- first marker ---\r\nBelow.\r\n--- second marker ---\r\nLast.\r\n";
+    let file = |name: &str, bytes: usize| {
+        format!(
+            "--part\r\nContent-Type: text/csv\r\n\
+             Content-Disposition: attachment; filename={name}\r\n\r\n{}\r\n",
+            "x".repeat(bytes)
+        )
+    };
+    format!(
+        "From: ann@peer.test\r\nMessage-ID: <changed@peer.test>\r\nMIME-Version: 1.0\r\n\
+         Content-Type: multipart/mixed; boundary=part\r\n\r\n--part\r\n\r\n{words}\
+         {}{}{}--part--\r\n",
+        file("small.csv", 10),
+        file("middle.csv", 90),
+        file("large.csv", 200)
+    )
+}
+
+/// The reason of each file of a message that is not stored.
+fn skipped(message: &Value) -> Vec<Value> {
+    let files = message["attachments"].as_array().unwrap().iter();
+    files.map(|file| file["skipped"].clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_call_is_the_same_after_the_limits_and_the_marker_changed() {
+    let fake = Fake::start(|seen, _| match seen.call() {
+        "message" => Play::Say(503, "", "busy".to_owned()),
+        _ => Play::Good,
+    })
+    .await;
+    let mut postern = Postern::new(Some(&fake.base()), "[attachments]\nbytes_max = \"100B\"\n");
+    let mail = mail_with_markers_and_files();
+    let config = postern.config();
+    let configure = |from: &str, to: &str| {
+        let text = std::fs::read_to_string(&config).unwrap();
+        assert!(text.contains(from), "{from} in {text}");
+        std::fs::write(&config, text.replace(from, to)).unwrap();
+    };
+    configure(
+        "name = \"test\"\n",
+        "name = \"test\"\nreply_marker = \"--- first marker ---\"\n",
+    );
+    postern.start();
+    let to = postern.mint("00000000-0000-4000-8000-000000000001");
+    let mut client = Client::connect(postern.smtp, "EHLO peer.test").unwrap();
+    assert!(
+        client
+            .mail("ann@peer.test", &to, &mail)
+            .unwrap()
+            .starts_with("250")
+    );
+    let messages = || {
+        let seen = fake.seen().into_iter();
+        seen.filter(|seen| seen.call() == "message")
+            .collect::<Vec<_>>()
+    };
+    eventually("the first attempt", || !messages().is_empty());
+    postern.stop();
+    let count = messages().len();
+    let first = messages().remove(0);
+    assert_eq!(
+        skipped(&first.body),
+        [Value::Null, Value::Null, "too_large".into()]
+    );
+    assert_eq!(first.body["body"], "Mine.");
+    for (from, to) in [
+        (
+            "bytes_max = \"100B\"\n",
+            "bytes_max = \"50B\"\ncount_max = 1\nblocked_names = [\"csv\"]\n",
+        ),
+        ("--- first marker ---", "--- second marker ---"),
+    ] {
+        configure(from, to);
+    }
+    fake.replan(|_, _| Play::Good);
+    postern.start();
+    postern.drained();
+    let repeated = messages().split_off(count);
+    assert!(!repeated.is_empty());
+    for seen in repeated {
+        assert_eq!((&seen.key, &seen.body), (&first.key, &first.body));
+    }
+    postern.stop();
 }

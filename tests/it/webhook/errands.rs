@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use postern::delivery::attachments::Files;
+use postern::delivery::attachments::{FileChoice, Files};
 use postern::ingress::webhook::{BasicAccount, Brevo};
 use postern::objects::AttachmentLimits;
 use serde_json::json;
@@ -167,7 +167,7 @@ fn with_files(harness: &Harness, files: &[(&str, &str)]) -> Post {
 fn files(harness: &Harness) -> Vec<(String, Option<&'static str>)> {
     let view = harness.last().1;
     assert_eq!(view.text.as_deref().map(str::trim), Some(WORDS));
-    let told = Files::of(&view, Some(&AttachmentLimits::default())).listed;
+    let told = Files::of(&view, FileChoice::Within(&AttachmentLimits::default())).listed;
     let told = told.into_iter();
     told.map(|file| (file.filename.unwrap(), file.skipped))
         .collect()
