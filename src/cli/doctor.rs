@@ -230,7 +230,7 @@ fn port(address: SocketAddr, runs: bool) -> DoctorFinding {
         )),
         Ok(_) => ok(format!("{address}: free")),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && runs => {
-            ok(format!("{address}: in use, although the server runs"))
+            ok(format!("{address}: in use, because the server runs"))
         }
         Err(error) => fail(format!("{address}: {error}")),
     }

@@ -389,6 +389,11 @@ fn development_mode_prints_working_commands() {
     let target = format!("/gateway/jobs/{job}");
     let shown = || get(8080, &target, Some(key.trim_end())).unwrap();
     eventually("the job is captured", || shown().contains("captured"));
+    let report = home.run(&["doctor"]).ok();
+    for port in [2525, 2424, 8080] {
+        let line = format!("ok    127.0.0.1:{port}: in use, because the server runs\n");
+        assert!(report.contains(&line), "{report}");
+    }
     let (code, log) = server.stop();
     assert_eq!(code, Some(0), "{log}");
     assert!(!log.contains(key.trim_end()), "{log}");
