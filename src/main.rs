@@ -4,6 +4,13 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use mimalloc::MiMalloc;
+
+// Messages pass between threads, so most memory is freed by another thread than the one that allocated it;
+// this allocator is cheap for that, and returns the memory of large bodies to the system.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
 fn main() -> ExitCode {
     let arguments = match postern::cli::Arguments::read() {
         Ok(arguments) => arguments,

@@ -1,11 +1,12 @@
-//! Owns the calls to the product for one mail: thread, message, metadata, each recorded before the
-//! next.
+//! Owns the calls to the product for one mail: thread, message, metadata.
 //!
 //! Does not decide if and where a mail is posted.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use tokio::time;
 
 use super::api_outcome::ApiOutcome;
 use super::attempt::{AttemptError, DeliveryAttempt};
@@ -16,11 +17,14 @@ use crate::clock;
 use crate::mail::draft::posted_marker;
 use crate::mail::fingerprint::Fingerprint;
 use crate::mail::token::ThreadKey;
-use crate::store::{DeliveryStep, Fact};
+use crate::store::{DeliveryStep, Fact, Lease};
 
 /// The time for which posted messages are remembered, to recognise them when the product reports
 /// them as new.
 const POSTED_MARKER_TTL: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// The time for which the id of a posted message waits to be recorded together with the end of the delivery.
+/// If the process ends within this time, the same call is repeated.
+const PROMPT_ANSWER: Duration = Duration::from_millis(100);
 
 impl DeliveryAttempt<'_> {
     /// The id of the thread: known, created in an earlier attempt, or created now.
@@ -47,57 +51,90 @@ impl DeliveryAttempt<'_> {
         Ok(thread)
     }
 
-    /// Posts the message, and records its id together with the facts about the thread.
+    /// Posts the message; its id is yet to be recorded.
     pub(super) async fn post_message(
         &mut self,
         mail: &ParsedMail,
         facts: &MessageFacts<'_>,
-        thread: &str,
-    ) -> Result<String, AttemptError> {
+        thread: String,
+    ) -> Result<PostedMessage, AttemptError> {
         let key = idempotency_key(mail.fingerprint, "message");
         let body = message::message_body(mail, facts);
-        // The lease is held until the message's id is on disk.
         let (store, text) = (&self.context.store, &mail.reply.text);
-        let _posting = store.begin_posting(&self.route.name, thread, text).await?;
-        let answer = self.route.api.create_message(thread, &key, &body).await;
+        let posting = store.begin_posting(&self.route.name, &thread, text).await?;
+        let answer = self.route.api.create_message(&thread, &key, &body).await;
         let message = self.call_result("message", answer)?;
-        let step = DeliveryStep::MessagePosted {
-            thread_id: thread.to_owned(),
-            message_id: message.clone(),
-        };
-        let told = self
-            .event_facts()
-            .message_created(mail, facts, (thread, &message));
-        let _thread = self
-            .context
-            .store
-            .lock_thread(ThreadKey::of(thread))
-            .await?;
-        let now = clock::now();
-        let own = Fact::NonceUsed {
-            nonce: posted_marker(&self.route.name, thread, &message),
-            content: [0; 16],
-            until: now.plus(POSTED_MARKER_TTL),
-        };
-        let mut recorded = vec![told, own];
-        recorded.extend(self.thread_facts(mail, facts.post, thread, now).await?);
-        let delivery = self.delivery.id;
-        recorded.push(Fact::Advanced { delivery, step });
-        self.record(recorded).await?;
-        Ok(message)
+        Ok(PostedMessage {
+            thread,
+            message,
+            unrecorded: Some(posting),
+        })
     }
 
-    /// Updates the thread's metadata.
+    /// Updates the thread's metadata. The id of the message is recorded first if the product does not
+    /// answer at once, and afterwards if the call fails.
     pub(super) async fn patch_thread(
         &mut self,
         mail: &ParsedMail,
         facts: &MessageFacts<'_>,
-        thread: &str,
+        posted: &mut PostedMessage,
     ) -> Result<(), AttemptError> {
         let key = idempotency_key(mail.fingerprint, "metadata");
         let body = message::patch_body(mail, facts);
-        let answer = self.route.api.patch_thread(thread, &key, &body).await;
-        self.call_result("metadata", answer).map(drop)
+        let (api, thread) = (&self.route.api, posted.thread.clone());
+        let mut call = pin!(api.patch_thread(&thread, &key, &body));
+        let answer = match time::timeout(PROMPT_ANSWER, &mut call).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                self.record_posted(mail, facts, posted, Vec::new()).await?;
+                call.await
+            }
+        };
+        let result = self.call_result("metadata", answer).map(drop);
+        if result.is_err() {
+            self.record_posted(mail, facts, posted, Vec::new()).await?;
+        }
+        result
+    }
+
+    /// Records `more`, and in the same call the id of the message and the facts about its thread, unless
+    /// they are recorded already.
+    pub(super) async fn record_posted(
+        &self,
+        mail: &ParsedMail,
+        facts: &MessageFacts<'_>,
+        posted: &mut PostedMessage,
+        more: Vec<Fact>,
+    ) -> Result<(), AttemptError> {
+        let (thread, message) = (posted.thread.as_str(), posted.message.as_str());
+        let mut recorded = Vec::new();
+        let mut lock = None;
+        if posted.unrecorded.is_some() {
+            let store = &self.context.store;
+            lock = Some(store.lock_thread(ThreadKey::of(thread)).await?);
+            let now = clock::now();
+            let events = self.event_facts();
+            recorded.push(events.message_created(mail, facts, (thread, message)));
+            recorded.push(Fact::NonceUsed {
+                nonce: posted_marker(&self.route.name, thread, message),
+                content: [0; 16],
+                until: now.plus(POSTED_MARKER_TTL),
+            });
+            recorded.extend(self.thread_facts(mail, facts.post, thread, now).await?);
+            let step = DeliveryStep::MessagePosted {
+                thread_id: thread.to_owned(),
+                message_id: message.to_owned(),
+            };
+            let delivery = self.delivery.id;
+            recorded.push(Fact::Advanced { delivery, step });
+        }
+        recorded.extend(more);
+        if !recorded.is_empty() {
+            self.record(recorded).await?;
+        }
+        posted.unrecorded = None;
+        drop(lock);
+        Ok(())
     }
 
     /// The thread that an earlier attempt has created.
@@ -154,6 +191,17 @@ impl DeliveryAttempt<'_> {
             }
         }
     }
+}
+
+/// A message that the product has.
+#[derive(Debug)]
+pub(super) struct PostedMessage {
+    /// The thread's id.
+    pub(super) thread: String,
+    /// The message's id.
+    pub(super) message: String,
+    /// The lease on the message in flight, which is held until its id is on disk; `None` from then on.
+    pub(super) unrecorded: Option<Lease>,
 }
 
 /// The idempotency key of one call for one mail. It depends on the content of the mail, not on when

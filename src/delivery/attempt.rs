@@ -11,10 +11,12 @@
 use std::panic;
 use std::time::Duration;
 
+use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use tokio::task;
 use tracing::{error, info, warn};
 
+use super::api_calls::PostedMessage;
 use super::attachments::FileChoice;
 use super::circuit_breaker::ApiHealth;
 use super::context::DeliveryContext;
@@ -29,6 +31,7 @@ use crate::clock;
 use crate::mail::verdict::Verdict;
 use crate::mail::view::View;
 use crate::objects::LinkTerms;
+use crate::objects::Objects;
 use crate::store::{
     Delivery, DeliveryOutcome, DeliveryStep, Fact, Lease, LeaseName, PlannedLinks, PlannedPost,
     QuotedMessage, ReadError, StoreError,
@@ -72,6 +75,8 @@ pub(super) struct DeliveryAttempt<'a> {
     pub(super) api_health: ApiHealth,
     /// True after the product has accepted the message.
     pub(super) is_told: bool,
+    /// True if the store is known to have the recipient's token.
+    pub(super) is_token_recorded: bool,
 }
 
 impl DeliveryAttempt<'_> {
@@ -129,18 +134,17 @@ impl DeliveryAttempt<'_> {
             verdict: &verdict,
             received_at: self.delivery.envelope.received_at,
         };
-        let (thread, message) = match self.posted_message() {
+        let mut posted = match self.posted_message() {
             Some(posted) => posted,
             None => {
                 let thread = self.ensure_thread(mail, &facts).await?;
-                let message = self.post_message(mail, &facts, &thread).await?;
-                (thread, message)
+                self.post_message(mail, &facts, thread).await?
             }
         };
         self.is_told = true;
-        let patched = self.patch_thread(mail, &facts, &thread).await;
+        let patched = self.patch_thread(mail, &facts, &mut posted).await;
         self.tolerate(patched)?;
-        self.settle_delivered(mail, &facts, (thread, message)).await
+        self.settle_delivered(mail, &facts, posted).await
     }
 
     /// Returns the error of the metadata call if another attempt is useful. A mail that the product has is
@@ -171,30 +175,17 @@ impl DeliveryAttempt<'_> {
                 return Err(AttemptError::Park(reason));
             }
         };
+        if bytes.len() <= INLINE_BYTES_MAX {
+            let objects = self.context.objects.as_ref();
+            return Ok(parse(&bytes, self.delivery, (self.route, objects)));
+        }
         let delivery = self.delivery.clone();
         let (route, objects) = (self.route.clone(), self.context.objects.clone());
-        parse(bytes.len(), move || {
-            let view = View::parse(&bytes);
-            let planned = planned_post(&delivery.steps);
-            let skipped = planned.and_then(|post| post.skipped_files.as_deref());
-            let context = MailContext {
-                envelope: &delivery.envelope,
-                recipient: &delivery.recipient,
-                route: &route,
-                files: match (&objects, skipped) {
-                    (None, _) => FileChoice::NoFile,
-                    (Some(_), Some(skipped)) => FileChoice::AllBut(skipped),
-                    (Some(objects), None) => FileChoice::Within(objects.bounds()),
-                },
-            };
-            let mail = ParsedMail::parse(&view, &context);
-            (view, mail)
-        })
-        .await
+        off_async_threads(move || parse(&bytes, &delivery, (&route, objects.as_ref()))).await
     }
 
     /// Gathers the known facts, extracts the reply and makes the plan.
-    async fn plan(&self, view: View, mail: &mut ParsedMail) -> Result<Plan, AttemptError> {
+    async fn plan(&mut self, view: View, mail: &mut ParsedMail) -> Result<Plan, AttemptError> {
         let reader = FactReader {
             store: Some(&self.context.store),
             planner: self.planner(),
@@ -209,13 +200,18 @@ impl DeliveryAttempt<'_> {
         };
         let planned = planned_post(&self.delivery.steps);
         let marker = planned.and_then(|post| post.reply_marker.as_ref());
-        let marker = marker.unwrap_or(&self.route.reply_marker).clone();
-        let mut parsed = mail.clone();
-        *mail = parse(view.bytes(), move || {
-            parsed.extract_reply(&view, &marker);
-            parsed
-        })
-        .await?;
+        let marker = marker.unwrap_or(&self.route.reply_marker);
+        if view.bytes() <= INLINE_BYTES_MAX {
+            mail.extract_reply(&view, marker);
+        } else {
+            let (mut parsed, marker) = (mail.clone(), marker.clone());
+            *mail = off_async_threads(move || {
+                parsed.extract_reply(&view, &marker);
+                parsed
+            })
+            .await?;
+        }
+        self.is_token_recorded = known.issued.is_some();
         Ok(self.planner().plan(mail, &known))
     }
 
@@ -304,13 +300,18 @@ impl DeliveryAttempt<'_> {
         self.context.store.lease(name).await
     }
 
-    fn posted_message(&self) -> Option<(String, String)> {
+    /// The message that an earlier attempt has posted.
+    fn posted_message(&self) -> Option<PostedMessage> {
         let mut steps = self.delivery.steps.iter().rev();
         steps.find_map(|step| match step {
             DeliveryStep::MessagePosted {
                 thread_id,
                 message_id,
-            } => Some((thread_id.clone(), message_id.clone())),
+            } => Some(PostedMessage {
+                thread: thread_id.clone(),
+                message: message_id.clone(),
+                unrecorded: None,
+            }),
             _ => None,
         })
     }
@@ -319,23 +320,24 @@ impl DeliveryAttempt<'_> {
         &self,
         mail: &ParsedMail,
         facts: &MessageFacts<'_>,
-        (thread_id, message_id): (String, String),
+        mut posted: PostedMessage,
     ) -> Result<(), AttemptError> {
         let now = clock::now();
+        let (thread, message) = (posted.thread.clone(), posted.message.clone());
         let event = self
             .event_facts()
-            .delivered(mail, facts, (&thread_id, &message_id));
-        let (thread, message) = (thread_id.clone(), message_id.clone());
+            .delivered(mail, facts, (&thread, &message));
         let settled = Fact::Settled {
             delivery: self.delivery.id,
             outcome: DeliveryOutcome::Delivered {
-                thread_id,
-                message_id,
+                thread_id: thread.clone(),
+                message_id: message.clone(),
             },
             fingerprint: Some(mail.fingerprint),
             at: now,
         };
-        self.record(vec![event, settled]).await?;
+        self.record_posted(mail, facts, &mut posted, vec![event, settled])
+            .await?;
         let (route, post) = (self.route.name.as_str(), facts.post);
         let wait = now.since(self.delivery.envelope.received_at);
         self.context.metrics.count_end(route, "delivered");
@@ -405,15 +407,33 @@ fn planned_links(terms: &LinkTerms) -> PlannedLinks {
     }
 }
 
-/// Runs `work`, which parses a mail of `bytes` octets; for a large mail off the async threads. A panic is
-/// propagated.
-async fn parse<T: Send + 'static>(
-    bytes: usize,
+/// Parses a mail, without its reply.
+fn parse(
+    bytes: &Bytes,
+    delivery: &Delivery,
+    (route, objects): (&DeliveryRoute, Option<&Objects>),
+) -> (View, ParsedMail) {
+    let view = View::parse(bytes);
+    let planned = planned_post(&delivery.steps);
+    let skipped = planned.and_then(|post| post.skipped_files.as_deref());
+    let context = MailContext {
+        envelope: &delivery.envelope,
+        recipient: &delivery.recipient,
+        route,
+        files: match (objects, skipped) {
+            (None, _) => FileChoice::NoFile,
+            (Some(_), Some(skipped)) => FileChoice::AllBut(skipped),
+            (Some(objects), None) => FileChoice::Within(objects.bounds()),
+        },
+    };
+    let mail = ParsedMail::parse(&view, &context);
+    (view, mail)
+}
+
+/// Runs `work`, which parses a large mail, on a thread that may be busy for long. A panic is propagated.
+async fn off_async_threads<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, AttemptError> {
-    if bytes <= INLINE_BYTES_MAX {
-        return Ok(work());
-    }
     match task::spawn_blocking(work).await {
         Ok(done) => Ok(done),
         Err(error) => match error.try_into_panic() {

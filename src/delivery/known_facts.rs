@@ -4,10 +4,13 @@
 
 use super::parsed_mail::ParsedMail;
 use super::plan::{KnownCandidate, KnownFacts, Planner};
+use crate::mail::address::Address;
 use crate::mail::job_id::job_of_message_id;
 use crate::mail::thread::{ThreadCandidate, ThreadReason};
 use crate::mail::token::{Claims, ThreadKey};
-use crate::store::{ConversationKey, DeliveryId, LastMessage, Mapping, Store, StoreError};
+use crate::store::{
+    ConversationKey, DeliveryId, LastMessage, Mapping, Store, StoreError, TokenFacts, TokenQuestion,
+};
 
 /// Reads the facts for one mail.
 #[derive(Clone, Copy)]
@@ -28,29 +31,35 @@ impl FactReader<'_> {
         mail: &ParsedMail,
         own: Option<DeliveryId>,
     ) -> Result<KnownFacts, StoreError> {
-        let now = self.planner.now;
-        let found = match self.store {
-            Some(store) => store.find_duplicate(mail.fingerprint, now).await?,
-            None => None,
-        };
-        let duplicate_of = found.filter(|id| Some(*id) != own);
-        let mut known = KnownFacts {
-            duplicate_of,
-            ..KnownFacts::default()
-        };
-        if let Some(thread) = self.planner.begun_thread() {
-            known.begun = self.mapping(ThreadKey::of(thread)).await?;
-            return Ok(known);
-        }
-        match self.planner.token_claims() {
+        let begun = self.planner.begun_thread();
+        let mut known = match self.planner.token_claims() {
             // A token always counts: no other fact is needed.
-            Some(claims) => match self.candidate_of_token(claims).await? {
-                Some(candidate) => known.candidates.push(candidate),
-                None => known.unknown_token = true,
+            Some(claims) if begun.is_none() => self.facts_of_token(mail, claims).await?,
+            claims => KnownFacts {
+                duplicate_of: self.duplicate_of(mail).await?,
+                candidates: match claims.is_none() && begun.is_none() {
+                    true => self.candidates_of_header(mail).await?,
+                    false => Vec::new(),
+                },
+                ..KnownFacts::default()
             },
-            None => known.candidates = self.candidates_of_header(mail).await?,
+        };
+        if let Some(thread) = begun {
+            known.begun = self.mapping(ThreadKey::of(thread)).await?;
         }
+        known.duplicate_of = known.duplicate_of.filter(|id| Some(*id) != own);
         Ok(known)
+    }
+
+    async fn duplicate_of(&self, mail: &ParsedMail) -> Result<Option<DeliveryId>, StoreError> {
+        match self.store {
+            Some(store) => {
+                store
+                    .find_duplicate(mail.fingerprint, self.planner.now)
+                    .await
+            }
+            None => Ok(None),
+        }
     }
 
     /// Our last message in the thread of a mail: to its author, or else to the participant of the thread,
@@ -76,7 +85,10 @@ impl FactReader<'_> {
                 thread_id: thread.clone(),
                 with: with.folded(),
             };
-            let found = store.last_message(&key, true).await?;
+            let found = match &known.last_message {
+                Some((read, found)) if *read == key => found.clone(),
+                _ => store.last_message(&key, true).await?,
+            };
             if found.is_some() {
                 return Ok(found);
             }
@@ -91,19 +103,39 @@ impl FactReader<'_> {
         }
     }
 
-    /// `None` if the token was issued by another store and does not contain the thread's id.
-    async fn candidate_of_token(
+    /// The thread is unknown if the token was issued by another store and does not contain the thread's
+    /// id.
+    async fn facts_of_token(
         &self,
+        mail: &ParsedMail,
         claims: &Claims,
-    ) -> Result<Option<KnownCandidate>, StoreError> {
-        let mapping = self.mapping(claims.thread).await?;
+    ) -> Result<KnownFacts, StoreError> {
+        let question = TokenQuestion {
+            fingerprint: mail.fingerprint,
+            route: self.planner.route.name.clone(),
+            thread: claims.thread,
+            thread_id: claims.told_thread_id(),
+            token: claims.digest,
+            author: mail.author.as_ref().map(Address::folded),
+        };
+        let facts = match self.store {
+            Some(store) => store.token_facts(question, self.planner.now).await?,
+            None => TokenFacts::default(),
+        };
+        let mapping = facts.mapping;
         let told = claims.thread_id.clone();
-        let mut thread_id = told.or_else(|| mapping.as_ref().map(|m| m.thread_id.clone()));
-        if let (None, Some(store)) = (&thread_id, self.store) {
-            thread_id = store.thread_by_token(claims.digest).await?;
-        }
-        let Some(thread_id) = thread_id.or_else(|| claims.told_thread_id()) else {
-            return Ok(None);
+        let mapped = || mapping.as_ref().map(|m| m.thread_id.clone());
+        let thread_id = told.or_else(mapped).or_else(|| facts.issued.clone());
+        let thread_id = thread_id.or_else(|| claims.told_thread_id());
+        let mut known = KnownFacts {
+            duplicate_of: facts.duplicate_of,
+            unknown_token: thread_id.is_none(),
+            issued: facts.issued,
+            last_message: facts.last_message,
+            ..KnownFacts::default()
+        };
+        let Some(thread_id) = thread_id else {
+            return Ok(known);
         };
         let candidate = ThreadCandidate {
             thread_id,
@@ -111,7 +143,8 @@ impl FactReader<'_> {
             changed_at: mapping.as_ref().map(|m| m.changed_at).unwrap_or_default(),
             reason: ThreadReason::Token,
         };
-        Ok(Some(KnownCandidate { candidate, mapping }))
+        known.candidates.push(KnownCandidate { candidate, mapping });
+        Ok(known)
     }
 
     async fn candidates_of_header(

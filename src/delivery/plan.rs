@@ -19,7 +19,7 @@ use crate::mail::mailbox::SortingFacts;
 use crate::mail::thread::{ThreadCandidate, ThreadDecision, ThreadFacts, ThreadReason, decide};
 use crate::mail::token::{Claims, ThreadKey};
 use crate::mail::verdict::{Verdict, VerdictSource};
-use crate::store::{DeliveryId, DeliveryStep, Mapping, PlannedPost};
+use crate::store::{ConversationKey, DeliveryId, DeliveryStep, LastMessage, Mapping, PlannedPost};
 
 /// The rule by which a mail that the product already has is dropped.
 pub const DUPLICATE_RULE: &str = "duplicate";
@@ -58,6 +58,10 @@ pub struct KnownFacts {
     pub begun: Option<Mapping>,
     /// True if the recipient's token names a thread that this store does not know.
     pub unknown_token: bool,
+    /// The thread id that is recorded for the recipient's token.
+    pub issued: Option<String>,
+    /// Our last message in a conversation, if it was read together with the facts.
+    pub last_message: Option<(ConversationKey, Option<LastMessage>)>,
 }
 
 /// A candidate for the thread of a mail, with its mapping if there is one.

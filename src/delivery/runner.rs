@@ -77,6 +77,7 @@ impl DeliveryContext {
             verdict: verdict.unwrap_or_default(),
             api_health: ApiHealth::Unknown,
             is_told: false,
+            is_token_recorded: false,
         };
         let result = attempt.run().await;
         let (mut api_health, is_told) = (attempt.api_health, attempt.is_told);

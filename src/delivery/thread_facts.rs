@@ -61,7 +61,7 @@ impl DeliveryAttempt<'_> {
             });
         }
         facts.push(Fact::Mapped(mapping));
-        facts.extend(self.issued_token_fact(thread).await?);
+        facts.extend(self.issued_token_fact(thread));
         // Text that anyone could have written under this address is never quoted to it as its own.
         let may_be_quoted = mail.kind.is_person() && post.identity != Identity::Unverified.as_str();
         if let Some(author) = mail.author.as_ref().filter(|_| may_be_quoted) {
@@ -78,19 +78,18 @@ impl DeliveryAttempt<'_> {
     }
 
     /// A fact that stores the digest of a complete v1 token: the same token may arrive in lower case later.
-    async fn issued_token_fact(&self, thread: &str) -> Result<Option<Fact>, StoreError> {
+    fn issued_token_fact(&self, thread: &str) -> Option<Fact> {
         let RecipientTarget::Thread(claims) = &self.delivery.recipient.target else {
-            return Ok(None);
+            return None;
         };
-        if claims.thread_id.is_none() {
-            return Ok(None);
+        if claims.thread_id.is_none() || self.is_token_recorded {
+            return None;
         }
-        let known = self.context.store.thread_by_token(claims.digest).await?;
-        Ok(known.is_none().then(|| Fact::TokenIssued {
+        Some(Fact::TokenIssued {
             token: claims.digest,
             thread_id: thread.to_owned(),
             at: claims.issued_at,
-        }))
+        })
     }
 }
 

@@ -337,6 +337,25 @@ pub trait StoreBackend: MailQueue + Threads + Outbox + EventLog + fmt::Debug {
     /// must claim again and repeat.
     async fn finish(&self, claim: &Claim, facts: Vec<Fact>) -> Result<(), StoreError>;
 
+    /// The facts about a mail whose recipient is a token, in one question.
+    async fn token_facts(
+        &self,
+        question: TokenQuestion,
+        now: Timestamp,
+    ) -> Result<TokenFacts, StoreError> {
+        let mut facts = TokenFacts {
+            duplicate_of: self.find_duplicate(question.fingerprint, now).await?,
+            mapping: self.thread(&question.route, question.thread).await?,
+            issued: self.thread_by_token(question.token).await?,
+            last_message: None,
+        };
+        if let Some(conversation) = question.conversation(&facts) {
+            let found = self.last_message(&conversation, true).await?;
+            facts.last_message = Some((conversation, found));
+        }
+        Ok(facts)
+    }
+
     /// Claims the work of as many shards of threads as this worker may have; a further call renews the
     /// claim. The embedded store, whose folder belongs to one process, grants all shards at once and for
     /// ever.
@@ -370,6 +389,51 @@ pub struct Nonce {
     pub content: [u8; 16],
     /// The time after which the nonce is refused for its age, so that it can be forgotten.
     pub until: Timestamp,
+}
+
+/// A mail whose recipient is a token.
+#[derive(Clone, Debug)]
+pub struct TokenQuestion {
+    /// The fingerprint of the mail.
+    pub fingerprint: Fingerprint,
+    /// The route of the recipient.
+    pub route: String,
+    /// The key of the token's thread.
+    pub thread: ThreadKey,
+    /// The thread's id, if the token says it.
+    pub thread_id: Option<String>,
+    /// The digest of the token.
+    pub token: [u8; 16],
+    /// The author of the mail, folded.
+    pub author: Option<String>,
+}
+
+impl TokenQuestion {
+    /// The conversation of the author in the thread of the token, whose id may be in the facts or in the
+    /// token.
+    pub(super) fn conversation(&self, facts: &TokenFacts) -> Option<ConversationKey> {
+        let mapped = facts.mapping.as_ref().map(|m| m.thread_id.clone());
+        let known = mapped.or_else(|| facts.issued.clone());
+        Some(ConversationKey {
+            route: self.route.clone(),
+            thread_id: known.or_else(|| self.thread_id.clone())?,
+            with: self.author.clone()?,
+        })
+    }
+}
+
+/// The facts about such a mail.
+#[derive(Clone, Debug, Default)]
+pub struct TokenFacts {
+    /// The delivery of the same mail that was settled before, as [`MailQueue::find_duplicate`] finds it.
+    pub duplicate_of: Option<DeliveryId>,
+    /// The thread of the token.
+    pub mapping: Option<Mapping>,
+    /// The thread id that was recorded for the token.
+    pub issued: Option<String>,
+    /// The conversation of the author in this thread, with our last message in it; `None` if the thread or
+    /// the author is not known.
+    pub last_message: Option<(ConversationKey, Option<LastMessage>)>,
 }
 
 /// The two kinds of work that workers claim.

@@ -31,7 +31,7 @@ mod tests;
 pub use claim::WorkClaim;
 pub use door::{
     Claim, Domains, EventLog, Lease, LeaseName, MailQueue, Nonce, Outbox, StoreBackend, Threads,
-    Work,
+    TokenFacts, TokenQuestion, Work,
 };
 pub use embedded::mend::{CheckReport, Report as MendReport, check, mend};
 pub use embedded::messages::{DocumentPage, EmbeddedMessages, PageLimit};

@@ -20,7 +20,7 @@ use super::shared::StoreShared;
 use super::validator::EncodedFacts;
 use super::writer_thread::WriterHandle;
 use crate::clock::Timestamp;
-use crate::store::door::{Claim, Lease, LeaseName, StoreBackend, Work};
+use crate::store::door::{Claim, Lease, LeaseName, StoreBackend, TokenFacts, TokenQuestion, Work};
 use crate::store::error::{OpenError, StoreError};
 use crate::store::fact::Fact;
 use crate::store::metrics::Metrics;
@@ -124,6 +124,16 @@ impl StoreBackend for EmbeddedStore {
 
     async fn finish(&self, _: &Claim, facts: Vec<Fact>) -> Result<(), StoreError> {
         self.record(facts).await
+    }
+
+    async fn token_facts(
+        &self,
+        question: TokenQuestion,
+        now: Timestamp,
+    ) -> Result<TokenFacts, StoreError> {
+        let since = now.minus(self.shared.settings.dedupe_window);
+        self.read(move |shared| shared.token_facts(&question, since))
+            .await
     }
 
     async fn claim(&self, _: Work) -> Result<Claim, StoreError> {

@@ -21,6 +21,7 @@
 //! backend                                one type for callers, writer and readers
 //! mail_queue, threads, jobs, event_log   the four parts of the door
 //! questions, lookup, readers             reading, on separate threads
+//! recent_mappings                        the mappings that need no reading
 //! leases, nonces, in_flight              mutual exclusion of callers
 //! journal_writer, validator, maintenance the writer's thread
 //! state, outbox_state, due, stored_job   the result of all facts
@@ -60,6 +61,7 @@ mod outbox_state;
 pub(super) mod pending_writes;
 mod questions;
 mod readers;
+mod recent_mappings;
 mod segment;
 mod shared;
 mod state;

@@ -19,6 +19,7 @@ use crate::mail::address::Address;
 use crate::mail::envelope::Envelope;
 use crate::mail::job_id::JobId;
 use crate::mail::token::ThreadKey;
+use crate::store::door::{TokenFacts, TokenQuestion};
 use crate::store::error::{ReadError, StoreError};
 use crate::store::event::Event;
 use crate::store::fact::{Delivery, DeliveryStep, Fact, Mapping};
@@ -102,11 +103,21 @@ impl StoreShared {
         }
     }
 
+    /// The mapping of a thread, if it is in memory.
+    pub(super) fn recent_mapping(&self, route: &str, key: ThreadKey) -> Option<Mapping> {
+        let thread = IndexKey::thread(route, key);
+        let found = self.state().recent_mappings.get(thread);
+        found.map(|mapping| Mapping::clone(&mapping))
+    }
+
     pub(super) fn mapping(
         &self,
         route: &str,
         key: ThreadKey,
     ) -> Result<Option<Mapping>, ReadFault> {
+        if let Some(mapping) = self.recent_mapping(route, key) {
+            return Ok(Some(mapping));
+        }
         self.fact_at(
             || self.mapping_location(route, key),
             |fact| match fact {
@@ -150,6 +161,26 @@ impl StoreShared {
         let newest = self.newest_at().max(mapping.changed_at);
         let since = since.max(newest.minus(self.settings.subject_window));
         Ok(Some(mapping).filter(|mapping| fits && mapping.changed_at >= since))
+    }
+
+    pub(super) fn token_facts(
+        &self,
+        question: &TokenQuestion,
+        since: Timestamp,
+    ) -> Result<TokenFacts, ReadFault> {
+        let settled = self.fingerprint(question.fingerprint)?;
+        let settled = settled.filter(|(at, _)| *at > since);
+        let mut facts = TokenFacts {
+            duplicate_of: settled.map(|(_, delivery)| delivery),
+            mapping: self.mapping(&question.route, question.thread)?,
+            issued: self.issued_token(question.token)?.map(|(thread, _)| thread),
+            last_message: None,
+        };
+        if let Some(conversation) = question.conversation(&facts) {
+            let found = self.message_of(&conversation, true)?;
+            facts.last_message = Some((conversation, found));
+        }
+        Ok(facts)
     }
 
     pub(super) fn message_of(

@@ -18,6 +18,9 @@ use crate::store::job::{ConversationKey, LastMessage};
 #[async_trait]
 impl Threads for EmbeddedStore {
     async fn thread(&self, route: &str, key: ThreadKey) -> Result<Option<Mapping>, StoreError> {
+        if let Some(mapping) = self.shared.recent_mapping(route, key) {
+            return self.ensure_open().map(|()| Some(mapping));
+        }
         let route = route.to_owned();
         self.read(move |shared| shared.mapping(&route, key)).await
     }

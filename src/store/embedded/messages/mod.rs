@@ -35,6 +35,9 @@ mod tests;
 /// are added again from the journal.
 const UNWRITTEN_MAX: usize = 512;
 
+/// The size of the records of threads that stay in memory.
+const RECENT_BYTES_MAX: usize = 4 << 20;
+
 /// Bounds of a page of documents.
 #[derive(Clone, Copy, Debug)]
 pub struct PageLimit {
@@ -100,6 +103,7 @@ impl EmbeddedMessages {
             journal,
             shelf: Arc::clone(&shelf),
             unwritten: 0,
+            threads: RecentThreads::default(),
             newest_at: now,
         };
         let writer = WriterHandle::start("postern-book", batch_writer)
@@ -338,6 +342,7 @@ struct DocumentWriter {
     shelf: Arc<DocumentStore>,
     /// The number of records whose entries are not in the index yet.
     unwritten: usize,
+    threads: RecentThreads,
     /// The time of the newest request.
     newest_at: Timestamp,
 }
@@ -352,7 +357,13 @@ impl BatchWriter for DocumentWriter {
     }
 
     fn commit(&mut self, requests: Vec<DocumentRequest>) -> Result<(), WriterStopped> {
-        let mut page = DocumentBatch::default();
+        let mut page = DocumentBatch {
+            threads: std::mem::take(&mut self.threads),
+            ..DocumentBatch::default()
+        };
+        if page.threads.bytes > RECENT_BYTES_MAX {
+            page.threads = RecentThreads::default();
+        }
         for request in requests {
             self.newest_at = request.now;
             page.write(&self.shelf, request);
@@ -367,6 +378,7 @@ impl BatchWriter for DocumentWriter {
                     .map(|(head, (seq, location))| (head, seq, location))
                     .collect();
                 self.index(&documents)?;
+                self.threads = page.threads;
                 for answer in page.answers {
                     let _ = answer.to.send(Ok(answer.document));
                 }
@@ -434,9 +446,16 @@ struct DocumentBatch {
     records: Vec<Record>,
     entries: Vec<DocumentHead>,
     answers: Vec<DocumentAnswer>,
-    /// Threads made or changed in this batch.
-    threads: HashMap<String, Value>,
+    threads: RecentThreads,
     keys: HashMap<String, Value>,
+}
+
+/// Threads that were made or changed recently, so that a change needs no read.
+#[derive(Debug, Default)]
+struct RecentThreads {
+    documents: HashMap<String, Value>,
+    /// The size of all records of these threads since the table was last emptied.
+    bytes: usize,
 }
 
 /// An answer that is sent after the batch is on disk.
@@ -482,7 +501,11 @@ impl DocumentBatch {
         if let Some(key) = key {
             self.keys.insert(key, document.clone());
         }
-        self.records.push(record(&entry, &document));
+        let record = record(&entry, &document);
+        if entry.message.is_none() {
+            self.threads.bytes += record.bytes();
+        }
+        self.records.push(record);
         self.entries.push(entry);
         self.answer(answer, Some(document));
     }
@@ -526,11 +549,11 @@ impl DocumentBatch {
         match command {
             DocumentCommand::MakeThread { thread } => {
                 let document = document(thread, &[("id", &id)], now);
-                self.threads.insert(id.clone(), document.clone());
+                self.threads.documents.insert(id.clone(), document.clone());
                 Ok(Some((entry(&id, None), document)))
             }
             DocumentCommand::AddMessage { thread, message } => {
-                let known = self.threads.contains_key(&thread);
+                let known = self.threads.documents.contains_key(&thread);
                 if !known && shelf.catalogue.thread(&thread)?.is_none() {
                     return Ok(None);
                 }
@@ -538,18 +561,18 @@ impl DocumentBatch {
                 Ok(Some((entry(&thread, Some(id)), document)))
             }
             DocumentCommand::Patch { thread, metadata } => {
-                let mut document = match self.threads.get(&thread) {
-                    Some(document) => document.clone(),
-                    None => {
-                        let Some(location) = shelf.catalogue.thread(&thread)? else {
-                            return Ok(None);
-                        };
-                        shelf.read(location)?
-                    }
-                };
-                merge(&mut document, metadata, now);
-                self.threads.insert(thread.clone(), document.clone());
-                Ok(Some((entry(&thread, None), document)))
+                let threads = &mut self.threads.documents;
+                if !threads.contains_key(&thread) {
+                    let Some(location) = shelf.catalogue.thread(&thread)? else {
+                        return Ok(None);
+                    };
+                    threads.insert(thread.clone(), shelf.read(location)?);
+                }
+                let document = threads.get_mut(&thread).map(|document| {
+                    merge(document, metadata, now);
+                    document.clone()
+                });
+                Ok(document.map(|document| (entry(&thread, None), document)))
             }
         }
     }

@@ -96,9 +96,13 @@ fn a_key_has_one_effect() {
 #[test]
 fn an_unreadable_result_is_not_repeated() {
     let folder = tempfile::tempdir().unwrap();
-    let book = EmbeddedMessages::open(folder.path().to_owned(), NOW).unwrap();
+    let open = || EmbeddedMessages::open(folder.path().to_owned(), NOW).unwrap();
+    let book = open();
     let key = || Some("k".to_owned());
     let thread = run(book.make_thread(key(), json!({}), NOW)).unwrap();
+    // Another process has no thread in memory.
+    run(book.close());
+    let book = open();
     let path = folder
         .path()
         .join("journal")

@@ -25,6 +25,7 @@ impl StoreState {
             totals,
             newest_at: _,
             recent_mails,
+            recent_mappings,
             seq: _,
             state_segment: _,
             state_seq: _,
@@ -45,6 +46,7 @@ impl StoreState {
             MemoryCount::new("tombstones", tombstones.len(), 0),
             MemoryCount::new("milestones", totals.jobs.milestones.len(), 65),
             MemoryCount::new("recent mails", recent_mails.mails.len(), 0),
+            recent_mappings.memory_count(),
             MemoryCount::new("pending", pending.len() + dirty_mails.len(), behind_max),
             MemoryCount::new("writing", writing.len(), behind_max),
         ];

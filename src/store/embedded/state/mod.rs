@@ -14,6 +14,7 @@ use super::location::RecordLocation;
 use super::lookup::Lookup;
 use super::open_mail::{LedgerTotals, OpenDelivery, OpenMail, RecentMails, SegmentUsage};
 use super::outbox_state::OutboxState;
+use super::recent_mappings::RecentMappings;
 use super::stored_job::StoredJob;
 use crate::clock::Timestamp;
 use crate::mail::envelope::Envelope;
@@ -64,6 +65,7 @@ pub(super) struct StoreState {
     /// The time of the newest fact: the journal's own time.
     pub(super) newest_at: Timestamp,
     recent_mails: RecentMails,
+    pub(super) recent_mappings: RecentMappings,
     /// The number of the last record applied.
     pub(super) seq: u64,
     /// The newest state segment with an applied fact.
@@ -138,6 +140,7 @@ impl StoreState {
             totals: meta.totals,
             newest_at: Timestamp::default(),
             recent_mails: RecentMails::default(),
+            recent_mappings: RecentMappings::default(),
             seq: meta.seq,
             state_segment: meta.state_segment,
             state_seq: meta.state_seq,
@@ -225,7 +228,7 @@ impl StoreState {
         self.state_segment = self.state_segment.max(stamp.location.segment);
         self.state_seq = self.state_seq.max(stamp.origin);
         match fact {
-            Fact::Mapped(mapping) => self.apply_mapping(&mapping, stamp),
+            Fact::Mapped(mapping) => self.apply_mapping(mapping, stamp),
             Fact::Linked {
                 route,
                 message_id,
@@ -443,16 +446,20 @@ impl StoreState {
         }
     }
 
-    fn apply_mapping(&mut self, mapping: &Mapping, stamp: ApplyContext) -> Result<(), IndexError> {
+    fn apply_mapping(&mut self, mapping: Mapping, stamp: ApplyContext) -> Result<(), IndexError> {
         let key = ThreadKey::of(&mapping.thread_id);
-        if let Some(subject) = Self::subject_key(mapping) {
+        if let Some(subject) = Self::subject_key(&mapping) {
             self.put_entry(subject, stamp, &key.0)?;
         }
-        self.put_entry(
-            IndexKey::thread(&mapping.route, key),
-            stamp,
-            &stamp.location.encode_head(),
-        )
+        let thread = IndexKey::thread(&mapping.route, key);
+        self.put_entry(thread, stamp, &stamp.location.encode_head())?;
+        // A replayed mapping may be outdated already.
+        if !stamp.replayed {
+            let bytes = stamp.location.head_bytes as usize;
+            self.recent_mappings
+                .insert(thread, mapping, stamp.origin, bytes);
+        }
+        Ok(())
     }
 
     fn put_entry(
