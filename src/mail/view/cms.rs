@@ -1,7 +1,18 @@
-//! Owns the reading of a CMS structure (RFC 5652): the mail within an opaque signature, which needs no key.
+//! Owns the reading of a CMS structure (RFC 5652): the mail within an opaque signature or within compressed
+//! data (RFC 3274), which needs no key.
 //!
-//! Does not verify signatures, decrypt or decompress. The reading is bounded: it uses no recursion, and every
+//! Does not verify signatures or decrypt. The reading is bounded: it uses no recursion, and every
 //! step advances in the octets.
+
+use std::io::Read as _;
+
+use flate2::read::ZlibDecoder;
+
+/// The maximum number of octets that compressed data may become, for each octet of it. Mail in base64 becomes
+/// a few times as long.
+const RATIO_MAX: usize = 20;
+/// The number of octets that any compressed data may become.
+const INFLATED_MIN: usize = 64 * 1024;
 
 /// The maximum number of structures around the content that are entered.
 const NESTING_MAX: usize = 8;
@@ -11,6 +22,8 @@ const NESTING_MAX: usize = 8;
 pub(super) enum Content {
     /// Signed data, with the octets that were signed.
     Signed(Vec<u8>),
+    /// Compressed data, with the octets as they were before.
+    Compressed(Vec<u8>),
     /// Encrypted data.
     Encrypted,
     /// Another content, or an unreadable one.
@@ -22,6 +35,8 @@ const ENVELOPED_DATA: &[u8] = b"\x2a\x86\x48\x86\xf7\x0d\x01\x07\x03";
 const ENCRYPTED_DATA: &[u8] = b"\x2a\x86\x48\x86\xf7\x0d\x01\x07\x06";
 const AUTH_ENVELOPED_DATA: &[u8] = b"\x2a\x86\x48\x86\xf7\x0d\x01\x09\x10\x01\x17";
 
+const COMPRESSED_DATA: &[u8] = b"\x2a\x86\x48\x86\xf7\x0d\x01\x09\x10\x01\x09";
+
 const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 const INTEGER: u8 = 0x02;
@@ -30,8 +45,9 @@ const OCTETS: u8 = 0x04;
 const OCTETS_IN_PIECES: u8 = 0x24;
 const EXPLICIT_0: u8 = 0xa0;
 
-/// Reads a structure in BER, of which DER is a part (X.690).
-pub(super) fn read(octets: &[u8]) -> Content {
+/// Reads a structure in BER, of which DER is a part (X.690). Compressed data that becomes longer than
+/// `inflated_max` octets, or [`RATIO_MAX`] times as long as it is, is not read.
+pub(super) fn read(octets: &[u8], inflated_max: usize) -> Content {
     let mut reader = Reader { rest: octets };
     let Some(kind) = reader.content_type() else {
         return Content::Other;
@@ -39,10 +55,30 @@ pub(super) fn read(octets: &[u8]) -> Content {
     if [ENVELOPED_DATA, ENCRYPTED_DATA, AUTH_ENVELOPED_DATA].contains(&kind) {
         return Content::Encrypted;
     }
-    if kind != SIGNED_DATA {
-        return Content::Other;
-    }
-    reader.signed().map_or(Content::Other, Content::Signed)
+    let content = match kind {
+        SIGNED_DATA => reader.content(SET).map(Content::Signed),
+        COMPRESSED_DATA => {
+            let packed = reader.content(SEQUENCE);
+            let inflated = packed.and_then(|packed| inflated(&packed, inflated_max));
+            inflated.map(Content::Compressed)
+        }
+        _ => None,
+    };
+    content.unwrap_or(Content::Other)
+}
+
+/// The octets that a zlib stream (RFC 1950) contains; `None` if they are too many, or the stream is broken.
+fn inflated(packed: &[u8], inflated_max: usize) -> Option<Vec<u8>> {
+    let bound = packed
+        .len()
+        .saturating_mul(RATIO_MAX)
+        .max(INFLATED_MIN)
+        .min(inflated_max);
+    let mut octets = Vec::new();
+    let one_more = u64::try_from(bound).ok()?.checked_add(1)?;
+    let mut stream = ZlibDecoder::new(packed).take(one_more);
+    stream.read_to_end(&mut octets).ok()?;
+    (octets.len() <= bound).then_some(octets)
 }
 
 /// The octets that are not read yet. The fields of a structure are read in order, so its end is not needed
@@ -64,12 +100,13 @@ impl<'a> Reader<'a> {
         self.value(OBJECT_ID)
     }
 
-    /// The content of SignedData (RFC 5652 section 5.1).
-    fn signed(&mut self) -> Option<Vec<u8>> {
+    /// The content of SignedData (RFC 5652 section 5.1), whose second field is a set, or of CompressedData
+    /// (RFC 3274 section 1.1), whose second field is a sequence.
+    fn content(&mut self, second: u8) -> Option<Vec<u8>> {
         self.enter(EXPLICIT_0)?;
         self.enter(SEQUENCE)?;
         self.value(INTEGER)?;
-        self.skip(SET)?;
+        self.skip(second)?;
         self.enter(SEQUENCE)?;
         self.value(OBJECT_ID)?;
         self.enter(EXPLICIT_0)?;
@@ -195,6 +232,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use flate2::Compression;
+    use flate2::read::ZlibEncoder;
 
     /// A structure with one tag; if `is_open`, a mark ends it.
     fn wrap(tag: u8, is_open: bool, content: &[u8]) -> Vec<u8> {
@@ -231,6 +270,66 @@ mod tests {
         wrap(SEQUENCE, is_open, &[kind, body].concat())
     }
 
+    fn read_all(octets: &[u8]) -> Content {
+        read(octets, usize::MAX)
+    }
+
+    fn zlib(octets: &[u8]) -> Vec<u8> {
+        let mut out = ZlibEncoder::new(octets, Compression::best());
+        let mut packed = Vec::new();
+        out.read_to_end(&mut packed).unwrap();
+        packed
+    }
+
+    fn compressed(is_open: bool, octets: &[u8]) -> Vec<u8> {
+        let data = wrap(OBJECT_ID, false, b"\x2a\x86\x48\x86\xf7\x0d\x01\x07\x01");
+        let inner = [data, wrap(EXPLICIT_0, is_open, octets)].concat();
+        let method = b"\x2a\x86\x48\x86\xf7\x0d\x01\x09\x10\x03\x08";
+        let method = wrap(SEQUENCE, is_open, &wrap(OBJECT_ID, false, method));
+        let parts = [
+            wrap(INTEGER, false, &[0]),
+            method,
+            wrap(SEQUENCE, is_open, &inner),
+        ];
+        let body = wrap(
+            EXPLICIT_0,
+            is_open,
+            &wrap(SEQUENCE, is_open, &parts.concat()),
+        );
+        let kind = wrap(OBJECT_ID, false, COMPRESSED_DATA);
+        wrap(SEQUENCE, is_open, &[kind, body].concat())
+    }
+
+    #[test]
+    fn compressed_content_is_read_within_its_bounds() {
+        let words = b"Content-Type: text/plain\r\n\r\nOui".to_vec();
+        for is_open in [false, true] {
+            let packed = wrap(OCTETS, false, &zlib(&words));
+            assert_eq!(
+                read_all(&compressed(is_open, &packed)),
+                Content::Compressed(words.clone())
+            );
+            let pieces = wrap(OCTETS_IN_PIECES, true, &packed);
+            let whole = compressed(is_open, &pieces);
+            assert_eq!(
+                read(&whole, words.len()),
+                Content::Compressed(words.clone())
+            );
+            assert_eq!(read(&whole, words.len() - 1), Content::Other);
+            for end in 0..whole.len() {
+                let _ = read_all(&whole[..end]);
+            }
+        }
+        // Words that are not compressed at all.
+        let plain = compressed(true, &wrap(OCTETS, false, &words));
+        assert_eq!(read_all(&plain), Content::Other);
+        // A bomb: a thousand times as long as it is.
+        let bomb = zlib(&vec![b' '; 30_000_000]);
+        assert!(bomb.len() < 0xffff, "{}", bomb.len());
+        let bomb = wrap(OCTETS, false, &bomb);
+        assert_eq!(read_all(&compressed(false, &bomb)), Content::Other);
+    }
+
     #[test]
     fn signed_content_is_read_in_every_form() {
         let whole = wrap(OCTETS, false, b"Content-Type: text/plain\r\n\r\nJa");
@@ -247,7 +346,7 @@ mod tests {
         ] {
             for is_open in [false, true] {
                 assert_eq!(
-                    read(&signed(is_open, &octets)),
+                    read_all(&signed(is_open, &octets)),
                     Content::Signed(b"Content-Type: text/plain\r\n\r\nJa".to_vec())
                 );
             }
@@ -257,29 +356,32 @@ mod tests {
     #[test]
     fn unreadable_structures_stay_closed() {
         let kind = wrap(OBJECT_ID, false, ENVELOPED_DATA);
-        assert_eq!(read(&wrap(SEQUENCE, true, &kind)), Content::Encrypted);
+        assert_eq!(read_all(&wrap(SEQUENCE, true, &kind)), Content::Encrypted);
         let whole = signed(false, &wrap(OCTETS, false, b"words"));
         for end in 0..whole.len() {
-            assert_eq!(read(&whole[..end]), Content::Other, "{end}");
+            assert_eq!(read_all(&whole[..end]), Content::Other, "{end}");
         }
         // A signature without content belongs to data elsewhere.
-        assert_eq!(read(&signed(true, b"")), Content::Other);
+        assert_eq!(read_all(&signed(true, b"")), Content::Other);
         let deep = b"\x24\x80".repeat(5_000_000);
-        assert_eq!(read(&signed(true, &deep)), Content::Other);
+        assert_eq!(read_all(&signed(true, &deep)), Content::Other);
         let sets = signed(true, b"").split_off(0);
         let bomb = [&sets[..20], &b"\x31\x80".repeat(5_000_000)].concat();
-        assert_eq!(read(&bomb), Content::Other);
-        assert_eq!(read(b"\x30\x84\xff\xff\xff\xff\x06\x09"), Content::Other);
+        assert_eq!(read_all(&bomb), Content::Other);
+        assert_eq!(
+            read_all(b"\x30\x84\xff\xff\xff\xff\x06\x09"),
+            Content::Other
+        );
     }
 
     proptest! {
         #[test]
         fn no_octets_panic(octets: Vec<u8>, at in 0..200usize, byte: u8) {
-            let _ = read(&octets);
+            let _ = read_all(&octets);
             let mut broken = signed(true, &wrap(OCTETS_IN_PIECES, true, &wrap(OCTETS, false, &octets)));
             let at = at % broken.len();
             broken[at] = byte;
-            if let Content::Signed(content) = read(&broken) {
+            if let Content::Signed(content) = read_all(&broken) {
                 prop_assert!(content.len() <= broken.len());
             }
         }

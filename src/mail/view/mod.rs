@@ -2,6 +2,7 @@
 //!
 //! Does not determine the kind of the mail or its new words; and never opens an attached mail.
 
+mod appointment;
 mod base64;
 mod choice;
 mod cms;
@@ -48,7 +49,7 @@ pub struct View {
     /// Every part, in the order of the mail, including multiparts and opened containers. The first is the
     /// whole body.
     pub parts: Vec<Part>,
-    /// The event of the mail's first calendar part.
+    /// The event of the mail's first calendar part, or else the appointment in `winmail.dat`.
     pub calendar: Option<CalendarEvent>,
     /// The things that are not given on as they came, each with its reason; at most [`OMISSIONS_MAX`].
     pub omissions: Vec<Omission>,
@@ -72,11 +73,13 @@ impl View {
             parts,
             mut flags,
             mut omissions,
+            calendar: appointment,
+            ..
         } = Opened::of(mail, shape.parts, shape.flags, words_charset);
         flags.extend(&header.flags);
         let mut choice = choice::BodyChoice::of(&parts);
         let mut body = choice.body(&parts);
-        let calendar = calendar_of(&parts);
+        let calendar = calendar_of(&parts).or(appointment);
         if let Some(event) = &calendar {
             body.add_event(event);
         }

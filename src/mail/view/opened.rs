@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::uuencode::{self, EncodedFile};
 use super::{Flag, Omission, OmissionReason, Part, PartContent, cms, tnef, transfer};
 use crate::base64::decode_lines;
+use crate::mail::calendar::CalendarEvent;
 use crate::mail::charset;
 use crate::mail::mime::{MailStructure, PARTS_MAX, PartSpan, TransferEncoding};
 
@@ -17,6 +18,8 @@ use crate::mail::mime::{MailStructure, PARTS_MAX, PartSpan, TransferEncoding};
 const DEPTH_MAX: usize = 4;
 /// The number of octets of a text in which files are searched.
 const TEXT_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// The number of octets that all compressed parts of a mail may become.
+const INFLATED_MAX: usize = 64 * 1024 * 1024;
 
 /// The parts of a mail, and the state of the containers among them.
 #[derive(Debug, Default)]
@@ -25,6 +28,10 @@ pub(super) struct Opened {
     pub(super) parts: Vec<Part>,
     pub(super) flags: BTreeSet<Flag>,
     pub(super) omissions: Vec<Omission>,
+    /// The appointment in a container.
+    pub(super) calendar: Option<CalendarEvent>,
+    /// The number of octets that compressed parts have become.
+    inflated: usize,
 }
 
 impl Opened {
@@ -132,13 +139,20 @@ impl Opened {
         self.add_all(&body, parts.collect(), within);
     }
 
-    /// Opens the mail within an opaque signature (RFC 8551 section 3.5.2). Other signed content, such as a
-    /// document, is a file.
+    /// Opens the mail within an opaque signature (RFC 8551 section 3.5.2) or within compressed data (section
+    /// 3.6). Other signed content, such as a document, is a file.
     fn open_cms(&mut self, place: usize, within: &Within) {
         let bytes = self.parts[place].bytes();
         let unarmoured = unarmoured(&bytes);
-        let entity = match cms::read(unarmoured.as_deref().unwrap_or(&bytes)) {
+        let entity = match cms::read(
+            unarmoured.as_deref().unwrap_or(&bytes),
+            INFLATED_MAX - self.inflated,
+        ) {
             cms::Content::Signed(entity) => Bytes::from(entity),
+            cms::Content::Compressed(entity) => {
+                self.inflated += entity.len();
+                Bytes::from(entity)
+            }
             cms::Content::Encrypted => return self.note(place, OmissionReason::Encrypted),
             cms::Content::Other => return self.note(place, OmissionReason::NotRead),
         };
@@ -163,6 +177,9 @@ impl Opened {
             return self.note(place, OmissionReason::NotRead);
         }
         self.note(place, OmissionReason::Opened);
+        if self.calendar.is_none() {
+            self.calendar = found.appointment.map(|appointment| appointment.event());
+        }
         self.parts[place].repeats_mail = true;
         let both = self.add(within.part(PartContent::text("multipart/alternative"), Bytes::new()));
         let Some(both) = both else { return };
@@ -264,7 +281,7 @@ fn is_cms(content: &PartContent) -> bool {
             content.parameter("smime-type") != Some("certs-only")
         }
         "application/octet-stream" | "application/pkcs7" | "application/x-pkcs7" => {
-            name.eq_ignore_ascii_case("smime.p7m")
+            name.eq_ignore_ascii_case("smime.p7m") || name.eq_ignore_ascii_case("smime.p7z")
         }
         _ => false,
     }

@@ -1,10 +1,11 @@
 //! Owns TNEF ([MS-OXTNEF]): the words and the files in `winmail.dat`.
 //!
-//! Does not read forms, appointments or nested mails. The reader takes one pass over the attributes, each
+//! Does not read forms or nested mails. The reader takes one pass over the attributes, each
 //! within its bounds.
 
 use std::ops::Range;
 
+use super::appointment::{Appointment, AppointmentFact, UNNAMED};
 use super::rtf::{self, RichText};
 use crate::mail::charset;
 
@@ -23,6 +24,7 @@ pub(super) struct Tnef {
     pub(super) text: Option<String>,
     pub(super) html: Option<String>,
     pub(super) files: Vec<TnefFile>,
+    pub(super) appointment: Option<Appointment>,
 }
 
 /// A file; the stream contains its octets.
@@ -46,6 +48,7 @@ pub(super) fn read(stream: &[u8]) -> Option<Tnef> {
         text: None,
         found: Tnef::default(),
         file: None,
+        appointment: Appointment::default(),
     };
     // The key follows the signature.
     let mut at = SIGNATURE.len() + 2;
@@ -64,6 +67,7 @@ struct TnefReader<'a> {
     text: Option<Range<usize>>,
     found: Tnef,
     file: Option<TnefFile>,
+    appointment: Appointment,
 }
 
 impl TnefReader<'_> {
@@ -101,10 +105,22 @@ impl TnefReader<'_> {
                 }
             }
             FILE_PROPERTIES => self.properties(start..end, true),
-            _ => {}
+            _ => self.keep_attribute(id, data),
         }
         // A checksum follows; it is not verified, because some writers compute it wrongly.
         end.checked_add(2)
+    }
+
+    fn keep_attribute(&mut self, id: u16, data: &[u8]) {
+        let Some(fact) = AppointmentFact::of_attribute(id) else {
+            return;
+        };
+        if fact.is_text() {
+            let text = self.narrow(data);
+            self.appointment.keep_text(fact, &text);
+        } else {
+            self.appointment.keep_time(fact, data);
+        }
     }
 
     fn end_file(&mut self) {
@@ -134,10 +150,14 @@ impl TnefReader<'_> {
         let kind = self.u16(at)?;
         let id = self.u16(at + 2)?;
         let mut at = at + 4;
+        let mut name = (UNNAMED, u32::from(id));
         if id >= 0x8000 {
             // A named property has a GUID, and a number or a name.
             let is_number = self.u32(at + 16)? == 0;
-            let length = usize::try_from(self.u32(at + 20)?).ok()?;
+            let number = self.u32(at + 20)?;
+            let length = usize::try_from(number).ok()?;
+            // A name in letters is none that is kept.
+            name = (self.u32(at)?, if is_number { number } else { 0 });
             at += 24;
             if !is_number {
                 at = at.checked_add(padded(length)?)?;
@@ -169,17 +189,27 @@ impl TnefReader<'_> {
                 return None;
             }
             if number == 0 {
-                self.keep(id, kind, at..value_end, is_file);
+                self.keep(name, kind, at..value_end, is_file);
             }
             at = next;
         }
         Some(at)
     }
 
-    fn keep(&mut self, id: u16, kind: u16, place: Range<usize>, is_file: bool) {
+    fn keep(&mut self, name: (u32, u32), kind: u16, place: Range<usize>, is_file: bool) {
         let Some(value) = self.stream.get(place.clone()) else {
             return;
         };
+        if let Some(fact) = AppointmentFact::of_property(name.0, name.1).filter(|_| !is_file) {
+            if fact.is_text() {
+                let text = self.words(kind, value);
+                self.appointment.keep_text(fact, &text);
+            } else {
+                self.appointment.keep_octets(fact, value);
+            }
+            return;
+        }
+        let (UNNAMED, id) = name else { return };
         if is_file {
             return self.keep_of_file(id, kind, place);
         }
@@ -220,7 +250,7 @@ impl TnefReader<'_> {
         }
     }
 
-    fn keep_of_file(&mut self, id: u16, kind: u16, place: Range<usize>) {
+    fn keep_of_file(&mut self, id: u32, kind: u16, place: Range<usize>) {
         let Some(value) = self.stream.get(place.clone()) else {
             return;
         };
@@ -252,6 +282,7 @@ impl TnefReader<'_> {
             let text = self.narrow(self.stream.get(place).unwrap_or_default());
             self.found.text = Some(text).filter(|text| !text.trim().is_empty());
         }
+        self.found.appointment = self.appointment.checked();
         self.found
     }
 
@@ -385,6 +416,55 @@ pub(super) mod tests {
         )]);
         assert_eq!(read(&rich).unwrap().text.as_deref(), Some("Ja, torsdag."));
         assert_eq!(read(b"words"), None);
+    }
+
+    #[test]
+    fn an_appointment_is_read() {
+        let steps = (1_795_165_200u64 + 11_644_473_600) * 10_000_000;
+        let mut block = 3u32.to_le_bytes().to_vec();
+        let location = utf16("Raum 5");
+        for (set, number, kind, value) in [
+            (
+                0x0006_2002u32,
+                0x820du32,
+                0x40u16,
+                steps.to_le_bytes().to_vec(),
+            ),
+            (
+                0x0006_2002,
+                0x820e,
+                0x40,
+                (steps + 36_000_000_000).to_le_bytes().to_vec(),
+            ),
+            (0x0006_2002, 0x8208, 0x1f, location),
+        ] {
+            block.extend(kind.to_le_bytes());
+            block.extend(0x8001u16.to_le_bytes());
+            block.extend(set.to_le_bytes());
+            block.extend([0; 12]);
+            block.extend(0u32.to_le_bytes());
+            block.extend(number.to_le_bytes());
+            if kind == 0x1f {
+                block.extend(1u32.to_le_bytes());
+                block.extend(u32::try_from(value.len()).unwrap().to_le_bytes());
+            }
+            block.extend(value);
+            block.resize(block.len().next_multiple_of(4), 0);
+        }
+        let whole = stream(&[
+            attribute(1, 0x9007, 6, &1_252u32.to_le_bytes()),
+            attribute(1, 0x8008, 7, b"IPM.Microsoft Schedule.MtgReq\0"),
+            attribute(1, 0x8004, 1, b"Termin f\xfcr Dienstag\0"),
+            attribute(1, 0x9003, 6, &block),
+        ]);
+        let event = read(&whole).unwrap().appointment.unwrap().event();
+        assert_eq!(
+            event.words(),
+            "Termin für Dienstag\n2026-11-20 09:00 – 10:00 (UTC)\nRaum 5"
+        );
+        assert_eq!(event.method.as_deref(), Some("request"));
+        let note = stream(&[attribute(1, 0x8008, 7, b"IPM.Note\0")]);
+        assert_eq!(read(&note).unwrap(), Tnef::default());
     }
 
     #[test]
