@@ -21,7 +21,7 @@ pub(super) fn find(mail: &Outline<'_>) -> Option<Classification> {
     if is_answer(&subject) {
         return None;
     }
-    let bare = subject.trim_start_matches(|c: char| !c.is_alphanumeric());
+    let bare = without_number(&subject).trim_start_matches(|c: char| !c.is_alphanumeric());
     let says_receipt = SUBJECTS
         .iter()
         .any(|words| bare.starts_with(words) || !words.is_ascii() && subject.contains(words));
@@ -43,6 +43,20 @@ pub(super) fn find(mail: &Outline<'_>) -> Option<Classification> {
 fn folded(text: &str) -> String {
     let text = text.to_lowercase();
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The subject without the number of a ticket in brackets before it.
+fn without_number(subject: &str) -> &str {
+    let mut rest = subject.trim_start();
+    while let Some(inner) = rest.strip_prefix(['[', '(', '【']) {
+        match inner.split_once([']', ')', '】']) {
+            Some((number, after)) if number.contains(|c: char| c.is_ascii_digit()) => {
+                rest = after.trim_start();
+            }
+            _ => break,
+        }
+    }
+    rest
 }
 
 /// True if a subject begins with a word and a colon, as an answer's does in every language.

@@ -184,7 +184,7 @@ impl PartReply {
         let end = text.floor_char_boundary(TEXT_BYTES_MAX);
         let mut lines = text::lines(&text[..end]);
         let mut cut = cut::cut(&mut lines, input.known, &CutContext::of(input));
-        keep_own_quotes(&mut cut, input);
+        keep_own_quotes(&mut cut, &lines, input);
         let mut reply = assemble(&lines, &cut);
         reply.truncated = end < text.len();
         Self {
@@ -197,7 +197,7 @@ impl PartReply {
     fn of_html(html: &str, input: &ReplyInput<'_>) -> Self {
         let mut page = html::RenderedHtml::read(html);
         let mut cut = cut::cut(&mut page.lines, input.known, &CutContext::of(input));
-        keep_own_quotes(&mut cut, input);
+        keep_own_quotes(&mut cut, &page.lines, input);
         let mut reply = assemble(&page.lines, &cut);
         reply.truncated = page.truncated;
         reply.html = page.cleaned(&cut.classes, cut.in_colour);
@@ -219,9 +219,21 @@ impl PartReply {
     }
 }
 
-/// Keeps quotes without attribution, header block or known text, in a mail that is no answer.
-fn keep_own_quotes(cut: &mut Cut, input: &ReplyInput<'_>) {
-    if input.answers_nothing && matches!(cut.method, Method::QuotePrefix | Method::HtmlStructure) {
+/// Keeps quotes without attribution, header block or known text, in a mail that is no answer. "The page
+/// writes:", without a date or an address, is a person's sentence there.
+fn keep_own_quotes(cut: &mut Cut, lines: &[BodyLine], input: &ReplyInput<'_>) {
+    if !input.answers_nothing {
+        return;
+    }
+    let tells = |fold: &str| fold.contains(|c: char| c == '@' || c.is_numeric());
+    let is_own = match cut.method {
+        Method::QuotePrefix | Method::HtmlStructure => true,
+        Method::Attribution => !lines.iter().zip(&cut.classes).any(|(line, class)| {
+            *class == LineClass::Quoted && line.depth == 0 && tells(&line.fold)
+        }),
+        _ => false,
+    };
+    if is_own {
         for class in &mut cut.classes {
             if *class == LineClass::Quoted {
                 *class = LineClass::Text;
