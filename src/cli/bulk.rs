@@ -4,14 +4,41 @@
 
 use std::io::Write;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::control::ControlClient;
-use super::queue::ListedState;
 use super::terminal::{is_confirmed, printable};
 use crate::run::{Exit, ExitError};
+
+/// The states that can be listed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum ListedState {
+    /// Mail that waits for a person
+    Parked,
+    /// Mail that waits for an attempt
+    Waiting,
+}
+
+impl ListedState {
+    /// The state, or all without one.
+    pub(super) fn selected(state: Option<Self>) -> &'static [Self] {
+        match state {
+            Some(Self::Parked) => &[Self::Parked],
+            Some(Self::Waiting) => &[Self::Waiting],
+            None => &[Self::Parked, Self::Waiting],
+        }
+    }
+
+    /// The name of the state in requests and responses.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Parked => "parked",
+            Self::Waiting => "waiting",
+        }
+    }
+}
 
 /// The selection of deliveries by more than their id.
 #[derive(Clone, Debug, Default, Args)]

@@ -5,11 +5,11 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use clap::{Subcommand, ValueEnum};
+use clap::Subcommand;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::bulk::{BulkChange, Selection, WaitingSelection};
+use super::bulk::{BulkChange, ListedState, Selection, WaitingSelection};
 use super::control::{ControlClient, query};
 use super::terminal::{printable, printable_json};
 use crate::config::Purpose;
@@ -75,34 +75,6 @@ pub(super) enum QueueSubcommand {
         #[command(flatten)]
         selection: Selection,
     },
-}
-
-/// The states that can be listed.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum ListedState {
-    /// Mail that waits for a person
-    Parked,
-    /// Mail that waits for an attempt
-    Waiting,
-}
-
-impl ListedState {
-    /// The state, or all without one.
-    pub(super) fn selected(state: Option<Self>) -> &'static [Self] {
-        match state {
-            Some(Self::Parked) => &[Self::Parked],
-            Some(Self::Waiting) => &[Self::Waiting],
-            None => &[Self::Parked, Self::Waiting],
-        }
-    }
-
-    /// The name of the state in requests and responses.
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Parked => "parked",
-            Self::Waiting => "waiting",
-        }
-    }
 }
 
 impl QueueSubcommand {
