@@ -9,7 +9,7 @@ use data_encoding::HEXLOWER;
 use tokio::time;
 
 use super::api_outcome::ApiOutcome;
-use super::attempt::{AttemptError, DeliveryAttempt};
+use super::attempt::{AttemptError, DeliveryAttempt, PostedMessage};
 use super::circuit_breaker::ApiHealth;
 use super::message::{self, MessageFacts};
 use super::parsed_mail::ParsedMail;
@@ -17,7 +17,7 @@ use crate::clock;
 use crate::mail::draft::posted_marker;
 use crate::mail::fingerprint::Fingerprint;
 use crate::mail::token::ThreadKey;
-use crate::store::{DeliveryStep, Fact, Lease};
+use crate::store::{DeliveryStep, Fact};
 
 /// The time for which posted messages are remembered, to recognise them when the product reports
 /// them as new.
@@ -191,17 +191,6 @@ impl DeliveryAttempt<'_> {
             }
         }
     }
-}
-
-/// A message that the product has.
-#[derive(Debug)]
-pub(super) struct PostedMessage {
-    /// The thread's id.
-    pub(super) thread: String,
-    /// The message's id.
-    pub(super) message: String,
-    /// The lease on the message in flight, which is held until its id is on disk; `None` from then on.
-    pub(super) unrecorded: Option<Lease>,
 }
 
 /// The idempotency key of one call for one mail. It depends on the content of the mail, not on when

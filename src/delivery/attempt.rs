@@ -16,7 +16,6 @@ use data_encoding::HEXLOWER;
 use tokio::task;
 use tracing::{error, info, warn};
 
-use super::api_calls::PostedMessage;
 use super::attachments::FileChoice;
 use super::circuit_breaker::ApiHealth;
 use super::context::DeliveryContext;
@@ -77,6 +76,17 @@ pub(super) struct DeliveryAttempt<'a> {
     pub(super) is_told: bool,
     /// True if the store is known to have the recipient's token.
     pub(super) is_token_recorded: bool,
+}
+
+/// A message that the product has.
+#[derive(Debug)]
+pub(super) struct PostedMessage {
+    /// The thread's id.
+    pub(super) thread: String,
+    /// The message's id.
+    pub(super) message: String,
+    /// The lease on the message in flight, which is held until its id is on disk; `None` from then on.
+    pub(super) unrecorded: Option<Lease>,
 }
 
 impl DeliveryAttempt<'_> {

@@ -38,7 +38,7 @@ pub(super) fn is_candidate(lines: &[BodyLine], last: usize, floor: usize) -> boo
     }
     let told = |line: &BodyLine| line.fold.bytes().any(|c| c == b'@' || c.is_ascii_digit());
     let mut above = (floor..=last).rev().take(ATTRIBUTION_LINES_MAX);
-    may_end(&end.fold) && (quote_follows(lines, last) || above.any(|at| told(&lines[at])))
+    (quote_follows(lines, last) || above.any(|at| told(&lines[at]))) && may_end(&end.fold)
 }
 
 /// Finds the attribution that ends with the candidate line `last`; `floor` is the first line that it may

@@ -82,15 +82,18 @@ pub(super) fn separator(
         && text.starts_with([
             '-', '_', '=', '*', '—', '–', '~', '>', '－', '─', '━', '―', '#', '+', '|', '<',
         ]);
+    // Few lines are set apart, so the words are seldom compared.
+    let is_apart = dashed || text.ends_with(':') || header_follows;
     let announced = |words: &[&str]| {
-        words.iter().any(|word| {
-            inner == *word && (dashed || text.ends_with(':') || header_follows)
-                || dashed
-                    && inner.strip_prefix(word).is_some_and(|rest| {
-                        rest.len() <= 80 || rest.trim_start().starts_with(['-', '_', '='])
-                    })
-                || dashed && inner.ends_with(word) && inner.len() <= word.len() + 40
-        })
+        is_apart
+            && words.iter().any(|word| {
+                inner == *word
+                    || dashed
+                        && inner.strip_prefix(word).is_some_and(|rest| {
+                            rest.len() <= 80 || rest.trim_start().starts_with(['-', '_', '='])
+                        })
+                    || dashed && inner.ends_with(word) && inner.len() <= word.len() + 40
+            })
     };
     if announced(&FORWARDED) {
         return Some(MailSeparator::Forwarded);

@@ -15,6 +15,7 @@ use super::languages::{
     DEVICES, EXCUSES, FOOTERS, LEGAL, LEGAL_HEADINGS, LEGAL_TOO, SENT_FROM, SENT_FROM_END,
     SENT_FROM_MINE,
 };
+use super::phrases::PhraseList;
 use super::quotes::is_rule;
 use super::text::{BodyLine, LineMark};
 
@@ -393,7 +394,11 @@ fn legal_weight(lines: &[BodyLine], block: Range<usize>) -> (usize, usize, usize
         .collect::<Vec<_>>()
         .join(" ");
     let unspaced = text.chars().filter(|c| u32::from(*c) >= 0x2e80).count();
-    let count = |list: &[&str]| list.iter().filter(|term| text.contains(*term)).count();
+    // One pass over the text shows that most blocks have none.
+    let count = |list: &PhraseList| match list.are_in(&text) {
+        true => list.iter().filter(|term| text.contains(*term)).count(),
+        false => 0,
+    };
     (
         count(&LEGAL),
         count(&LEGAL_TOO),

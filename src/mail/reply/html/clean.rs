@@ -106,7 +106,7 @@ fn write(
         attributes(node, out);
         out.push('>');
     }
-    let colour = sheet.and_then(|sheet| colour::of(node, sheet));
+    let colour = sheet.and_then(|sheet| sheet.colour_of(node));
     let colour = colour.filter(|colour| !colour::is_neutral(colour));
     if let Some(colour) = &colour {
         out.push_str("<span style=\"color:");

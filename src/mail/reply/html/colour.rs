@@ -1,19 +1,9 @@
-//! Owns the colour that an element gives its words.
+//! Owns the values of colours.
 //!
-//! Does not read style sheets; `stylesheet` does.
-
-use super::stylesheet::StyleSheet;
-use crate::mail::html::HtmlNode;
+//! Does not know to which words a colour belongs; `stylesheet` does.
 
 /// The maximum number of characters of a colour.
 const CHARS_MAX: usize = 32;
-
-/// The colour of an element's words, lower-cased; `None` if neither it nor `sheet` names one.
-pub(super) fn of(node: &HtmlNode, sheet: &StyleSheet) -> Option<String> {
-    of_declarations(node.attribute("style"))
-        .or_else(|| sheet.colour_of(node).map(str::to_owned))
-        .or_else(|| checked(node.attribute("color")).filter(|_| node.tag == "font"))
-}
 
 /// The colour in a list of declarations, lower-cased.
 pub(super) fn of_declarations(style: &str) -> Option<String> {
@@ -25,7 +15,7 @@ pub(super) fn of_declarations(style: &str) -> Option<String> {
 }
 
 /// The value, lower-cased; `None` if it cannot be a colour.
-fn checked(value: &str) -> Option<String> {
+pub(super) fn checked(value: &str) -> Option<String> {
     let colour = value.trim().to_ascii_lowercase();
     let colour = colour.trim_end_matches("!important").trim();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "#(),.% ".contains(c);

@@ -178,7 +178,7 @@ impl<'a> Renderer<'a> {
     fn element(&mut self, at: usize, mut place: RenderContext) {
         let node = &self.tree.nodes[at];
         let role = ElementRole::of(node);
-        if let Some(colour) = colour::of(node, self.sheet) {
+        if let Some(colour) = self.sheet.colour_of(node) {
             place.coloured = !colour::is_neutral(&colour);
         }
         place.linked |= node.tag == "a";

@@ -60,8 +60,14 @@ impl StyleSheet {
         }
     }
 
-    /// The colour of an element's words; `None` if no rule names one.
-    pub(super) fn colour_of(&self, node: &HtmlNode) -> Option<&str> {
+    /// The colour of an element's words, lower-cased; `None` if neither it nor a rule names one.
+    pub(super) fn colour_of(&self, node: &HtmlNode) -> Option<String> {
+        colour::of_declarations(node.attribute("style"))
+            .or_else(|| self.colour_by_rule(node).map(str::to_owned))
+            .or_else(|| colour::checked(node.attribute("color")).filter(|_| node.tag == "font"))
+    }
+
+    fn colour_by_rule(&self, node: &HtmlNode) -> Option<&str> {
         if self.colours.is_empty() {
             return None;
         }

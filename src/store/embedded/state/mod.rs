@@ -455,9 +455,8 @@ impl StoreState {
         self.put_entry(thread, stamp, &stamp.location.encode_head())?;
         // A replayed mapping may be outdated already.
         if !stamp.replayed {
-            let bytes = stamp.location.head_bytes as usize;
-            self.recent_mappings
-                .insert(thread, mapping, stamp.origin, bytes);
+            let (seq, bytes) = (stamp.origin, stamp.location.head_bytes as usize);
+            self.recent_mappings.insert(thread, mapping, seq, bytes);
         }
         Ok(())
     }
