@@ -94,11 +94,24 @@ pub fn store_open_error(error: OpenError) -> ExitError {
         );
         return ExitError::with_message(Exit::Malformed, line);
     }
-    messages_open_error(error)
+    open_error(error)
 }
 
-/// The end of a program that cannot open the embedded Messages API's folder, which no command mends.
-pub(super) fn messages_open_error(error: OpenError) -> ExitError {
+/// The end of a program that cannot open the embedded Messages API's folder. The delivery of mail does not
+/// depend on the documents in it, so they can be set aside.
+pub(super) fn messages_open_error(error: OpenError, folder: &Path) -> ExitError {
+    if !error.is_mendable() {
+        return open_error(error);
+    }
+    let (error, folder) = (anyhow::Error::from(error), folder.display());
+    let line = format!(
+        "{error:#}; `mv {folder} {folder}-aside` sets the embedded messages aside, and the server then starts \
+         without them"
+    );
+    ExitError::with_message(Exit::Malformed, line)
+}
+
+fn open_error(error: OpenError) -> ExitError {
     let exit = match &error {
         OpenError::Locked { .. } => Exit::Unavailable,
         OpenError::Io { .. } => Exit::CannotCreate,

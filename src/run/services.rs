@@ -66,7 +66,8 @@ impl Services {
         let store = open_store(config)?;
         let book = config.embedded_api.as_ref().map(|_| {
             let folder = config.data_dir.join(EMBEDDED_FOLDER);
-            EmbeddedMessages::open(folder, clock::now()).map_err(messages_open_error)
+            EmbeddedMessages::open(folder.clone(), clock::now())
+                .map_err(|error| messages_open_error(error, &folder))
         });
         let book = book.transpose()?;
         let certificates = Arc::new(certificates(config)?);

@@ -13,11 +13,11 @@ use crate::postern::{Client, Postern};
 use crate::wait::eventually;
 
 /// A file system in memory, unmounted when this is dropped.
-struct SmallDisk(PathBuf);
+pub(super) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
     /// `None` if the test may not mount one.
-    fn mount(at: &Path, size: &str) -> Option<Self> {
+    pub(super) fn mount(at: &Path, size: &str) -> Option<Self> {
         fs::create_dir_all(at).unwrap();
         let options = format!("size={size},mode=700");
         let mut mount = Command::new("mount");
@@ -27,14 +27,14 @@ impl SmallDisk {
     }
 
     /// Uses all the space that is left.
-    fn fill(&self) {
+    pub(super) fn fill(&self) {
         let mut file = fs::File::create(self.0.join("filler")).unwrap();
         for size in [1 << 16, 1 << 12, 1] {
             while file.write_all(&vec![b'x'; size]).is_ok() {}
         }
     }
 
-    fn empty(&self) {
+    pub(super) fn empty(&self) {
         fs::remove_file(self.0.join("filler")).unwrap();
     }
 }

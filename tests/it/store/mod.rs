@@ -23,6 +23,7 @@ mod before;
 mod damage;
 mod full;
 mod mend;
+mod messages;
 mod reads;
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Bound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
@@ -48,8 +49,11 @@ type Entries = BTreeMap<IndexKey, Option<Vec<u8>>>;
 /// The locations of all documents. All entries can be rebuilt from the journal.
 #[derive(Debug)]
 pub(super) struct Catalogue {
+    folder: PathBuf,
     index: Index,
     pending: RwLock<PendingEntries>,
+    /// The number of the last record whose entries were flushed.
+    flushed: AtomicU64,
 }
 
 /// Entries that are not in the index yet. A thread that is changed often is written once.
@@ -70,8 +74,10 @@ impl Catalogue {
         let unmade = |error: IndexError| unmade(&path, &error);
         let (index, seen) = open_index(&path, &folder.join("journal"), journal)?;
         let catalogue = Self {
+            folder: path.clone(),
             index,
             pending: RwLock::default(),
+            flushed: AtomicU64::new(seen),
         };
         let mut some: Vec<WrittenDocument> = Vec::new();
         journal.replay(SegmentKind::State, seen, |segment, row| {
@@ -84,14 +90,13 @@ impl Catalogue {
             some.push((head, row.seq, RecordLocation::new(segment, row.span)));
             if some.len() == RECORDS_ONCE {
                 catalogue.add(&std::mem::take(&mut some)).map_err(unmade)?;
-                catalogue.write().map_err(unmade)?;
+                catalogue.flush().map_err(unmade)?;
             }
             Ok(())
         })?;
         // This is written even without documents, because an index without its meta entry counts as
         // incomplete.
         catalogue.add(&some).map_err(unmade)?;
-        catalogue.write().map_err(unmade)?;
         catalogue.flush().map_err(unmade)?;
         Ok(catalogue)
     }
@@ -177,7 +182,7 @@ impl Catalogue {
         Ok((now.since(bound.at) <= KEY_WINDOW).then_some(bound.location))
     }
 
-    /// Adds documents that are in the journal; [`Catalogue::write`] passes them to the index. After an
+    /// Adds documents that are in the journal; [`Catalogue::flush`] passes them to the index. After an
     /// interruption, adding the same ones again gives the same entries.
     pub(super) fn add(&self, documents: &[WrittenDocument]) -> Result<(), IndexError> {
         let mut entries = Entries::new();
@@ -190,24 +195,62 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Writes the entries that wait in memory to the index.
-    pub(super) fn write(&self) -> Result<(), IndexError> {
-        {
-            let pending = self.pending();
-            let seq = match pending.seq {
-                0 => self.index.meta()?.map_or(0, |meta| meta.seq),
-                seq => seq,
-            };
-            let meta = IndexMeta {
-                seq,
-                ..IndexMeta::default()
-            };
-            let entries = pending.entries.iter().map(|(k, v)| (*k, v.as_deref()));
-            self.index.apply(entries, Some(&meta))?;
-        }
+    /// Writes the entries that wait in memory to the index, and passes them to the kernel. A power failure may
+    /// still lose some; the journal has them. They stay in memory until then, because a full disk may lose
+    /// them on the way.
+    pub(super) fn flush(&self) -> Result<(), IndexError> {
+        let seq = self.flush_to(&self.index)?;
+        self.flushed_to(seq);
+        Ok(())
+    }
+
+    /// Closes the index, which a full disk makes unusable. Until [`Catalogue::reopen`], every question about
+    /// entries that are not in memory fails.
+    pub(super) fn close(&self) {
+        self.index.close();
+    }
+
+    /// Opens the closed index and writes the entries that wait in memory.
+    ///
+    /// # Errors
+    /// The index stays closed.
+    pub(super) fn reopen(&self) -> Result<(), IndexError> {
+        let mut seq = 0;
+        self.index
+            .reopen(self.flushed.load(Ordering::Relaxed), |index| {
+                seq = self.flush_to(index)?;
+                Ok(())
+            })?;
+        self.flushed_to(seq);
+        Ok(())
+    }
+
+    /// Makes the next start rebuild the index from the journal.
+    pub(super) fn condemn(&self) {
+        let _ = fs::write(condemned(&self.folder), b"");
+    }
+
+    /// Returns the number of the last record whose entries the index now has.
+    fn flush_to(&self, index: &Index) -> Result<u64, IndexError> {
+        let pending = self.pending();
+        let seq = match pending.seq {
+            0 => index.meta()?.map_or(0, |meta| meta.seq),
+            seq => seq,
+        };
+        let meta = IndexMeta {
+            seq,
+            ..IndexMeta::default()
+        };
+        let entries = pending.entries.iter().map(|(k, v)| (*k, v.as_deref()));
+        index.apply(entries, Some(&meta))?;
+        index.flush()?;
+        Ok(seq)
+    }
+
+    fn flushed_to(&self, seq: u64) {
+        self.flushed.store(seq, Ordering::Relaxed);
         // Only the caller's thread adds entries, so all of these are written.
         *self.pending.write().unwrap_or_else(PoisonError::into_inner) = PendingEntries::default();
-        Ok(())
     }
 
     fn pending(&self) -> RwLockReadGuard<'_, PendingEntries> {
@@ -291,11 +334,6 @@ impl Catalogue {
         Ok(more)
     }
 
-    /// Passes all writes to the kernel. A power failure may still lose some; the journal has them.
-    pub(super) fn flush(&self) -> Result<(), IndexError> {
-        self.index.flush()
-    }
-
     /// The number of entries in the index.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
@@ -357,6 +395,14 @@ fn open_index(
     journal: &Journal,
 ) -> Result<(Index, u64), OpenError> {
     let io = |error| OpenError::io(path, error);
+    let mark = condemned(path);
+    if mark.try_exists().map_err(io)? {
+        tracing::warn!(path = %path.display(), "messages: the damaged index is rebuilt from the journal");
+        if path.try_exists().map_err(io)? {
+            fs::remove_dir_all(path).map_err(io)?;
+        }
+        fs::remove_file(mark).map_err(io)?;
+    }
     if path.try_exists().map_err(io)? {
         let opened = Index::open(path).and_then(|index| Ok((index.meta()?, index)));
         let reason = match opened {
@@ -378,6 +424,11 @@ fn open_index(
     }
     let index = Index::open(path).map_err(|error| unmade(path, &error))?;
     Ok((index, 0))
+}
+
+/// The file that marks an index that was found damaged while it was used.
+fn condemned(index: &Path) -> PathBuf {
+    index.with_extension("damaged")
 }
 
 fn unmade(path: &Path, error: &IndexError) -> OpenError {

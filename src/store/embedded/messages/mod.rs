@@ -15,28 +15,26 @@ use super::disk::Disk;
 use super::folder::{self as data_folder, FolderLock};
 use super::frame::Record;
 use super::index::IndexError;
-use super::journal::{AppendError, Journal};
+use super::journal::Journal;
 use super::location::{RecordLocation, RecordReader};
 use super::readers::Readers;
 use super::segment::SegmentKind;
-use super::writer_thread::{BatchWriter, WriterHandle, WriterStopped};
+use super::writer_thread::WriterHandle;
 use crate::clock::Timestamp;
 use crate::store::error::{OpenError, StoreError};
 use crate::store::metrics::Metrics;
 
-use catalogue::{Catalogue, DocumentHead, WrittenDocument};
+use catalogue::{Catalogue, DocumentHead};
+use writer::DocumentWriter;
 
 mod catalogue;
+mod writer;
 
 #[cfg(test)]
 mod tests;
 
-/// The number of records whose entries wait in memory to be written to the index together. After a crash they
-/// are added again from the journal.
-const UNWRITTEN_MAX: usize = 512;
-
-/// The size of the records of threads that stay in memory.
-const RECENT_BYTES_MAX: usize = 4 << 20;
+/// Octets of free space without which a closed index is not opened.
+const SPACE_MIN: u64 = 8 << 20;
 
 /// Bounds of a page of documents.
 #[derive(Clone, Copy, Debug)]
@@ -95,17 +93,12 @@ impl EmbeddedMessages {
             data_folder::write_version(&folder)?;
         }
         let shelf = Arc::new(DocumentStore {
+            folder: folder.clone(),
             reader: RecordReader::new(journal_folder, SegmentKind::State, Disk::default()),
             catalogue,
             _lock: lock,
         });
-        let batch_writer = DocumentWriter {
-            journal,
-            shelf: Arc::clone(&shelf),
-            unwritten: 0,
-            threads: RecentThreads::default(),
-            newest_at: now,
-        };
+        let batch_writer = DocumentWriter::new(journal, Arc::clone(&shelf), now);
         let writer = WriterHandle::start("postern-book", batch_writer)
             .map_err(|e| OpenError::io(&folder, e))?;
         let readers = Readers::start("postern-messages").map_err(|e| OpenError::io(&folder, e))?;
@@ -224,14 +217,13 @@ impl EmbeddedMessages {
         let documents = Arc::clone(&self.documents);
         let read = move || {
             let answer = read(&documents);
+            let answer = answer.map_err(|error| documents.index_failed(&error));
             // Dropped before the answer: the caller may close the store at once.
             drop(documents);
             answer
         };
-        self.readers.run(read).await?.map_err(|error| {
-            index_failed(&error);
-            StoreError::Unavailable
-        })
+        let answer = self.readers.run(read).await?;
+        answer.map_err(|()| StoreError::Unavailable)
     }
 
     /// Resolves when no further document can be stored: the store was closed, or the disk failed.
@@ -281,6 +273,7 @@ enum DocumentCommand {
 /// The state that the threads share.
 #[derive(Debug)]
 struct DocumentStore {
+    folder: PathBuf,
     reader: RecordReader,
     catalogue: Catalogue,
     _lock: FolderLock,
@@ -315,129 +308,37 @@ impl DocumentStore {
         document.map_err(|error| {
             let segment = SegmentKind::State.file_name(location.segment);
             tracing::error!(segment, %error, "book: a document cannot be read");
-            UnreadableDocument
+            UnreadableDocument { is_full: false }
         })
+    }
+
+    /// Logs a failure of the index. One that a full disk did not cause is a damage, and the next start rebuilds
+    /// the index.
+    fn index_failed(&self, error: &IndexError) {
+        if !error.is_full() {
+            self.catalogue.condemn();
+            tracing::error!(%error, "messages: the index failed; the next start rebuilds it");
+        }
+    }
+
+    fn unread(&self, error: &IndexError) -> UnreadableDocument {
+        self.index_failed(error);
+        UnreadableDocument {
+            is_full: error.is_full(),
+        }
+    }
+
+    fn has_space(&self) -> bool {
+        let disk = rustix::fs::statvfs(&self.folder);
+        disk.is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) >= SPACE_MIN)
     }
 }
 
 /// A stored document cannot be read; the error was logged where it occurred.
 #[derive(Debug)]
-struct UnreadableDocument;
-
-impl From<IndexError> for UnreadableDocument {
-    fn from(error: IndexError) -> Self {
-        index_failed(&error);
-        Self
-    }
-}
-
-fn index_failed(error: &IndexError) {
-    tracing::error!(%error, "messages: the index failed; if its folder is removed, the next start rebuilds it");
-}
-
-/// The writer thread's part.
-#[derive(Debug)]
-struct DocumentWriter {
-    journal: Journal,
-    shelf: Arc<DocumentStore>,
-    /// The number of records whose entries are not in the index yet.
-    unwritten: usize,
-    threads: RecentThreads,
-    /// The time of the newest request.
-    newest_at: Timestamp,
-}
-
-impl BatchWriter for DocumentWriter {
-    type Request = DocumentRequest;
-
-    fn request_bytes(request: &DocumentRequest) -> usize {
-        // Documents are parsed already; an estimate is enough to keep batches small.
-        const DOCUMENT_BYTES: usize = 16 << 10;
-        request.key.as_ref().map_or(0, String::len) + DOCUMENT_BYTES
-    }
-
-    fn commit(&mut self, requests: Vec<DocumentRequest>) -> Result<(), WriterStopped> {
-        let mut page = DocumentBatch {
-            threads: std::mem::take(&mut self.threads),
-            ..DocumentBatch::default()
-        };
-        if page.threads.bytes > RECENT_BYTES_MAX {
-            page.threads = RecentThreads::default();
-        }
-        for request in requests {
-            self.newest_at = request.now;
-            page.write(&self.shelf, request);
-        }
-        match self.journal.append(&[], &page.records) {
-            Ok(written) => {
-                let places = (written.fact_seq..).zip(written.facts);
-                let documents: Vec<WrittenDocument> = page
-                    .entries
-                    .into_iter()
-                    .zip(places)
-                    .map(|(head, (seq, location))| (head, seq, location))
-                    .collect();
-                self.index(&documents)?;
-                self.threads = page.threads;
-                for answer in page.answers {
-                    let _ = answer.to.send(Ok(answer.document));
-                }
-                Ok(())
-            }
-            Err(error) => {
-                let (told, ends) = match error {
-                    AppendError::Full => (StoreError::Full, Ok(())),
-                    AppendError::Dead => (StoreError::Dead, Err(WriterStopped)),
-                };
-                for answer in page.answers {
-                    let _ = answer.to.send(Err(told));
-                }
-                ends
-            }
-        }
-    }
-
-    fn maintain(&mut self) -> Result<bool, WriterStopped> {
-        if self.unwritten < UNWRITTEN_MAX {
-            return Ok(false);
-        }
-        let catalogue = &self.shelf.catalogue;
-        catalogue.write().map_err(stopped)?;
-        let more = catalogue.forget_keys(self.newest_at).map_err(stopped)?;
-        if !more {
-            catalogue.flush().map_err(stopped)?;
-            self.unwritten = 0;
-        }
-        Ok(more)
-    }
-
-    fn close(mut self) {
-        // An error here is in the log, and the next start repairs it.
-        let catalogue = &self.shelf.catalogue;
-        let written = catalogue.write().and_then(|()| catalogue.flush());
-        let _ = written.map_err(stopped);
-        let _ = self.journal.close();
-    }
-}
-
-impl DocumentWriter {
-    fn index(&mut self, documents: &[WrittenDocument]) -> Result<(), WriterStopped> {
-        if documents.is_empty() {
-            return Ok(());
-        }
-        self.shelf.catalogue.add(documents).map_err(stopped)?;
-        self.unwritten += documents.len();
-        Ok(())
-    }
-}
-
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "it is the argument of map_err"
-)]
-fn stopped(error: IndexError) -> WriterStopped {
-    index_failed(&error);
-    WriterStopped
+struct UnreadableDocument {
+    /// True if a full disk prevents the reading of the index.
+    is_full: bool,
 }
 
 /// The writes of one batch, and their effects on later requests of the batch.
@@ -448,6 +349,8 @@ struct DocumentBatch {
     answers: Vec<DocumentAnswer>,
     threads: RecentThreads,
     keys: HashMap<String, Value>,
+    /// True if a full disk prevented the reading of the index.
+    is_full: bool,
 }
 
 /// Threads that were made or changed recently, so that a change needs no read.
@@ -492,7 +395,8 @@ impl DocumentBatch {
             Ok(Some(applied)) => applied,
             Ok(None) => return self.answer(answer, None),
             // To continue would repeat an operation, or deny an existing document.
-            Err(UnreadableDocument) => {
+            Err(unread) => {
+                self.is_full |= unread.is_full;
                 let _ = answer.send(Err(StoreError::Full));
                 return;
             }
@@ -528,7 +432,8 @@ impl DocumentBatch {
         if let Some(document) = self.keys.get(key) {
             return Ok(Some(document.clone()));
         }
-        let location = shelf.catalogue.keyed(key, now)?;
+        let location = shelf.catalogue.keyed(key, now);
+        let location = location.map_err(|error| shelf.unread(&error))?;
         location.map(|location| shelf.read(location)).transpose()
     }
 
@@ -554,7 +459,8 @@ impl DocumentBatch {
             }
             DocumentCommand::AddMessage { thread, message } => {
                 let known = self.threads.documents.contains_key(&thread);
-                if !known && shelf.catalogue.thread(&thread)?.is_none() {
+                let stored = || shelf.catalogue.thread(&thread);
+                if !known && stored().map_err(|error| shelf.unread(&error))?.is_none() {
                     return Ok(None);
                 }
                 let document = document(message, &[("id", &id), ("threadId", &thread)], now);
@@ -563,7 +469,9 @@ impl DocumentBatch {
             DocumentCommand::Patch { thread, metadata } => {
                 let threads = &mut self.threads.documents;
                 if !threads.contains_key(&thread) {
-                    let Some(location) = shelf.catalogue.thread(&thread)? else {
+                    let location = shelf.catalogue.thread(&thread);
+                    let location = location.map_err(|error| shelf.unread(&error))?;
+                    let Some(location) = location else {
                         return Ok(None);
                     };
                     threads.insert(thread.clone(), shelf.read(location)?);
