@@ -64,12 +64,7 @@ pub(super) struct Services {
 impl Services {
     pub(super) async fn build(config: &Config) -> Result<Self, ExitError> {
         let store = open_store(config)?;
-        let book = config.embedded_api.as_ref().map(|_| {
-            let folder = config.data_dir.join(EMBEDDED_FOLDER);
-            EmbeddedMessages::open(folder.clone(), clock::now())
-                .map_err(|error| messages_open_error(error, &folder))
-        });
-        let book = book.transpose()?;
+        let book = open_embedded_messages(config)?;
         let certificates = Arc::new(certificates(config)?);
         let objects = Objects::open(config.attachments.clone())
             .map_err(|error| ExitError::new(Exit::CannotCreate, error))?;
@@ -326,6 +321,18 @@ fn imap(
     let folders = settings.folders.join(" ");
     info!(protocol = "imap", host = settings.host, folders, "enabled");
     Ok(Some(imap))
+}
+
+/// The documents of the embedded Messages API, if it is enabled.
+fn open_embedded_messages(config: &Config) -> Result<Option<EmbeddedMessages>, ExitError> {
+    if config.embedded_api.is_none() {
+        return Ok(None);
+    }
+    let folder = config.data_dir.join(EMBEDDED_FOLDER);
+    let opened = EmbeddedMessages::open(folder.clone(), clock::now());
+    opened
+        .map(Some)
+        .map_err(|error| messages_open_error(error, &folder))
 }
 
 fn certificates(config: &Config) -> Result<Certificates, ExitError> {
