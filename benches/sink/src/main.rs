@@ -14,6 +14,7 @@ use std::{fs, process, thread};
 
 use mailin_embedded::response::{NO_STORAGE, OK, OUT_OF_SPACE};
 use mailin_embedded::{Handler, Response, Server, SslConfig};
+use socket2::SockRef;
 
 /// The number of mails that are kept; further ones are refused.
 const MAILS_MAX: usize = 10_000;
@@ -91,6 +92,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
     }
     let listener = TcpListener::bind(&address)?;
+    // The accepted connections inherit it. Otherwise the second of two responses waits for the client's
+    // delayed acknowledgement of the first.
+    SockRef::from(&listener).set_tcp_nodelay(true)?;
     if folder.is_some() {
         println!("{}", listener.local_addr()?);
     }
