@@ -26,7 +26,7 @@ import time
 import dkim
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import compare  # noqa: E402
+from bench import servers  # noqa: E402
 
 SENDER = "ann@client.bench.test"
 HOST = "client.bench.test"
@@ -40,7 +40,7 @@ def signed_mail(folder):
     record = b"v=DKIM1; k=rsa; p=" + b"".join(public.splitlines()[1:-1])
     words = b"The quick brown fox jumps over the lazy dog and then some more words.\r\n"
     date = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime())
-    head = f"From: <{SENDER}>\r\nTo: <general@{compare.DOMAIN}>\r\nSubject: load\r\nDate: {date}\r\n\r\n"
+    head = f"From: <{SENDER}>\r\nTo: <general@{servers.DOMAIN}>\r\nSubject: load\r\nDate: {date}\r\n\r\n"
     mail = head.encode() + words * ((4096 - len(head) - 500) // len(words))
     fields = [b"from", b"to", b"subject", b"date"]
     return dkim.sign(mail, b"s1", HOST.encode(), pem, include_headers=fields) + mail, record
@@ -68,11 +68,11 @@ def serve_dns(connection, records):
         server.sendto(query[:2] + struct.pack("!HHHHH", flags, 1, bool(answer), 0, 0) + question + answer, peer)
 
 
-class Postern(compare.Postern):
+class Postern(servers.Postern):
     """A Postern with the checks enabled or disabled; nothing is delivered."""
 
     def __init__(self, folder, dns):
-        super().__init__(folder, False, dns=dns)
+        super().__init__(folder, dns=dns)
         self.name = "auth on" if dns else "auth off"
 
 
@@ -151,7 +151,7 @@ def main():
     parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--binary", type=pathlib.Path, help="a program to measure instead of a release build")
     args = parser.parse_args()
-    compare.Postern.built = args.binary
+    servers.Postern.built = args.binary
     with tempfile.TemporaryDirectory(prefix="postern-bench-") as top:
         mail, record = signed_mail(top)
         ours, theirs = multiprocessing.Pipe()
@@ -163,20 +163,20 @@ def main():
         dns = multiprocessing.Process(target=serve_dns, args=(theirs, records), daemon=True)
         dns.start()
         port = ours.recv()
-        servers = []
+        peers = []
         try:
             for name, address in (("off", None), ("on", f"127.0.0.1:{port}")):
                 folder = pathlib.Path(top) / name
                 folder.mkdir()
-                servers.append(Postern(folder, address))
+                peers.append(Postern(folder, address))
             whole = mail.replace(b"\r\n.", b"\r\n..") + b".\r\n"
             for form, rate in (("as many as go", 0), (f"{args.rate} mails/s", args.rate)):
-                rates = {server.name: [] for server in servers}
-                waits = {server.name: [] for server in servers}
-                for server in servers:
+                rates = {server.name: [] for server in peers}
+                waits = {server.name: [] for server in peers}
+                for server in peers:
                     load(server, whole, args, 1, 50)
                 for _ in range(args.rounds):
-                    for server in servers:
+                    for server in peers:
                         latencies = load(server, whole, args, args.seconds, rate)
                         rates[server.name].append(len(latencies) / args.seconds)
                         waits[server.name].append((latencies[len(latencies) // 2],
@@ -189,7 +189,7 @@ def main():
                           f" median {middle:.2f} ms, 99th percentile {late:.2f} ms")
                 print(f"on / off = {statistics.median(rates['auth on']) / statistics.median(rates['auth off']):.2f}")
         finally:
-            for server in servers:
+            for server in peers:
                 server.stop()
             dns.terminate()
 
