@@ -3,8 +3,8 @@
 //! `store_speed accept FOLDER CALLERS COUNT BYTES` accepts COUNT mails from CALLERS tasks; `store_speed
 //! settle FOLDER CALLERS COUNT BYTES` settles each too, with mapping and link; `store_speed map FOLDER
 //! COUNT` records COUNT mappings with a link each; `store_speed enqueue FOLDER CALLERS COUNT BYTES`
-//! enqueues COUNT jobs, and `send` ends each too; `store_speed open FOLDER` opens and queries the store.
-//! Each prints its duration.
+//! enqueues COUNT jobs, and `send` ends each too; `store_speed open FOLDER COUNT` opens the store and looks
+//! up the mappings that `map` recorded, in no order. Each prints its duration.
 
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
 #![expect(clippy::expect_used, reason = "a failure ends the measurement")]
@@ -46,7 +46,7 @@ async fn main() {
             jobs(&store, [number(2), number(3), number(4)], sends).await;
         }
         "map" => map(&store, number(2)).await,
-        _ => ask(&store).await,
+        _ => ask(&store, number(2)).await,
     }
     println!("ledger {:?}, {:?}", store.ledger(), store.outbox_ledger());
     let begun = Instant::now();
@@ -177,12 +177,13 @@ async fn map(store: &Store, count: usize) {
     report(count, begun, cpu);
 }
 
-async fn ask(store: &Store) {
+async fn ask(store: &Store, count: usize) {
     const QUESTIONS: usize = 100_000;
     let begun = Instant::now();
     let mut found = 0;
     for n in 0..QUESTIONS {
-        let key = ThreadKey::of(&format!("thread-{}", n * 7));
+        let n = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) % count.max(1);
+        let key = ThreadKey::of(&format!("thread-{n}"));
         let thread = store.thread("default", key).await;
         found += usize::from(thread.expect("the store answers").is_some());
     }
