@@ -15,13 +15,14 @@ import argparse
 import os
 import pathlib
 import resource
+import subprocess
 import sys
 import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from bench import others, receiving  # noqa: E402
-from bench.measure import Failure, Table, build, remove  # noqa: E402
+from bench.measure import Failure, Table, build  # noqa: E402
 from bench.servers import Postern  # noqa: E402
 
 ROWS = {**receiving.ROWS, **others.ROWS}
@@ -36,6 +37,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=2_000, help="mails to the relay in each round")
     parser.add_argument("--binary", type=pathlib.Path, help="a program to measure instead of a release build")
     parser.add_argument("--before", type=pathlib.Path, help="an earlier build that takes turns with it")
+    parser.add_argument("--understand", type=pathlib.Path, help="the built bench `understand` instead of cargo bench")
     parser.add_argument("--only", choices=ROWS, action="append")
     run = parser.parse_args()
     Postern.built = run.binary
@@ -56,9 +58,8 @@ def main():
             began = time.monotonic()
             try:
                 measure(run, table)
-            except (Failure, OSError) as failure:
+            except (Failure, OSError, subprocess.SubprocessError) as failure:
                 table.fail(name, str(failure))
-            remove(pathlib.Path(run.top) / name)
             print(f"   {time.monotonic() - began:.0f} s")
     return 0 if table.print() else 1
 

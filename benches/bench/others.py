@@ -15,7 +15,7 @@ import socket
 import subprocess
 import time
 
-from .measure import Failure, Load, Peak, memory, median, new_folder, rates_line, send, wait_until
+from .measure import ROOT, Failure, Load, Peak, memory, median, new_folder, rates_line, send, wait_until
 from .receiving import Stage
 from .servers import SECRET, Relay
 
@@ -137,6 +137,18 @@ def post(port, body, fields):
     raise Failure(f"a body of {len(body)} octets is always answered 503")
 
 
+def understand(run, table):
+    """Understanding a mail, without I/O: its parts, its kind, its fingerprint, its reply."""
+    if run.binary and not run.understand:
+        print("not measured: --binary is not this source, and --understand names no program")
+        return
+    command = [run.understand] if run.understand else ["cargo", "bench", "--quiet", "--bench", "understand"]
+    out = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    micros = {name.strip(): float(value) for name, value in re.findall(r"^(.+?) +\d+ octets +([\d.]+) µs", out, re.M)}
+    for name, goal in (("4 KiB text", 60), ("4 KiB text and HTML", 60), ("64 KiB HTML", 1000)):
+        table.add(f"understanding, {name}", micros[name], f"<= {goal}", " µs")
+
+
 def trace(run, _table):
     """Shows the system calls around each 250: nothing is acknowledged before fdatasync has returned."""
     log = pathlib.Path(run.top) / "strace"
@@ -156,4 +168,4 @@ def trace(run, _table):
     print(f"strace: {kept} mails answered 250, {syncs} fdatasync: {kept / syncs:.1f} mails a sync (no goal)")
 
 
-ROWS = {"outbox": outbox, "idle": idle, "bodies": bodies, "trace": trace}
+ROWS = {"understand": understand, "outbox": outbox, "idle": idle, "bodies": bodies, "trace": trace}

@@ -3,16 +3,17 @@
 import contextlib
 import pathlib
 
-from .measure import Failure, Load, Peak, median, new_folder, quantile, rates_line, send, user_seconds, wait_until
+from .measure import Failure, Load, Peak, median, new_folder, quantile, rates_line, remove, send, user_seconds, wait_until
 from .servers import SECRET, Postern, Postfix, Product, Sink
 
 
 class Stage(contextlib.ExitStack):
-    """A folder for the servers of one measurement. They stop at its end."""
+    """A folder for the servers of one measurement. At its end they stop and it is removed."""
 
     def __init__(self, run, name):
         super().__init__()
         self.run, self.folder = run, new_folder(run.top, name)
+        self.callback(remove, self.folder)
 
     def up(self, server):
         self.callback(server.stop)
@@ -249,7 +250,8 @@ def backlog(run, table):
         (first, began), (last, ended) = marks[0.95], marks[0.05]
         rate = (first - last) / (ended - began)
         fresh.append(told(run, server, {"sessions": 20})[0])
-        print(f"{first - last:.0f} of them delivered at {rate:.0f} a second; fresh mails before and after: {fresh[0]:.0f}, {fresh[1]:.0f}")
+        print(f"{first - last:.0f} of them delivered at {rate:.0f} a second; fresh mails before and after: "
+              f"{fresh[0]:.0f}, {fresh[1]:.0f}")
         table.add(f"resident memory, backlog of {run.backlog} mails", peak.bytes / 2**20, "<= 300", " MiB")
         table.ratio("backlog's drain rate / fresh told rate", rate / median(fresh), ">= 0.9")
 
