@@ -9,12 +9,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::http::Extensions;
+use axum::http::header::CONNECTION;
+use axum::http::{Extensions, HeaderValue};
 use axum::serve::{Listener, ListenerExt};
 use bytes::Bytes;
 use hyper::Request;
@@ -50,7 +52,7 @@ pub struct ServerSettings {
     pub handshake_wait: Duration,
     /// The time limit for the head of a request, and of an idle connection.
     pub header_wait: Duration,
-    /// The age at which a connection ends, after the current request is answered.
+    /// The age at which a connection ends: with the response to the current or the next request.
     pub connection_age_max: Duration,
     /// The time for which a request may continue beyond that age.
     pub request_grace: Duration,
@@ -334,14 +336,20 @@ where
         } = self;
         let permit = Arc::new(permit);
         let router = TowerToHyperService::new(router);
-        let busy = Arc::clone(&permit);
+        let (busy, old) = (Arc::clone(&permit), Arc::new(AtomicBool::new(false)));
+        let is_old = Arc::clone(&old);
         let service = service::service_fn(move |mut request: Request<Incoming>| {
             busy.set_busy();
             request.extensions_mut().insert(ip);
             request.extensions_mut().insert(is_over_tls);
             let (answered, busy) = (router.call(request), Arc::clone(&busy));
+            let is_old = Arc::clone(&is_old);
             async move {
-                let response = answered.await?;
+                let mut response = answered.await?;
+                if is_old.load(Ordering::Relaxed) {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(CONNECTION, close);
+                }
                 Ok::<_, Infallible>(response.map(|body| BusyBody { body, busy }))
             }
         });
@@ -352,19 +360,22 @@ where
             .serve_connection(TokioIo::new(io), service);
         let mut connection = pin!(connection);
         let mut ends = pin!(time::sleep(settings.connection_age_max));
-        let (mut is_old, mut is_draining) = (false, false);
+        let (mut is_draining, mut is_ending) = (false, false);
         loop {
             tokio::select! {
                 // The client disconnected or did not speak HTTP: neither is our error.
                 _ = connection.as_mut() => return,
                 () = &mut ends => {
-                    if is_old {
+                    if is_ending {
                         return;
                     }
-                    // The current request is answered, and then the connection ends.
-                    is_old = true;
                     ends.as_mut().reset(time::Instant::now() + settings.request_grace);
-                    connection.as_mut().graceful_shutdown();
+                    // The response to the current or the next request says that the connection ends: a client
+                    // that is idle may be about to send one.
+                    if old.swap(true, Ordering::Relaxed) {
+                        is_ending = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
                 }
                 () = permit.evicted() => {
                     if permit.is_idle() {

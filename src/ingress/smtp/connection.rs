@@ -457,7 +457,8 @@ impl SessionDriver<'_> {
         for refusal in self.session.take_refusals() {
             self.shared.metrics.refused(refusal);
             if last.replace(refusal) != Some(refusal) {
-                log_refused(&self.shared.throttle, refusal, recipient, &self.peer);
+                let peer = (&self.peer, self.session.client_ip());
+                log_refused(&self.shared.throttle, refusal, peer, recipient);
             }
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! Does not choose the refusal.
 
+use std::net::IpAddr;
+
 use tracing::{info, warn};
 
 use super::SmtpContext;
@@ -23,18 +25,22 @@ pub(super) fn refuse_connection(
     refusal.write(&mut line);
     stream.try_send(&line);
     context.metrics.connection_refused(refusal.name());
-    log_refused(&context.throttle, refusal, None, peer);
+    log_refused(&context.throttle, refusal, (peer, None), None);
 }
 
-/// Logs a refusal. `recipient` is the refused address, if there is one.
+/// Logs a refusal of a peer, and of its client if the peer is a relay that has named one. `recipient` is the
+/// refused address, if there is one.
 pub(super) fn log_refused(
     throttle: &LogThrottle,
     refusal: Refusal,
+    (peer, client): (&SmtpPeer, Option<IpAddr>),
     recipient: Option<&Address>,
-    peer: &SmtpPeer,
 ) {
     if throttle.allow() {
         let recipient = recipient.map(|address| redact::masked(address, false));
+        let client = client
+            .filter(|ip| Some(*ip) != peer.ip)
+            .map(|ip| ip.to_string());
         macro_rules! log {
             ($level:ident) => {
                 $level!(
@@ -42,6 +48,7 @@ pub(super) fn log_refused(
                     connection = peer.number,
                     protocol = peer.protocol_name(),
                     peer = %peer.log_address(),
+                    client,
                     recipient,
                     "refused"
                 )

@@ -5,6 +5,7 @@
 //! `input`.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::mail::address::Address;
@@ -316,6 +317,11 @@ impl Session {
     /// of the session. At most 256 are kept.
     pub fn take_refusals(&mut self) -> Vec<Refusal> {
         std::mem::take(&mut self.refusals)
+    }
+
+    /// The address of the client that a relay has named for the current mail, or for the connection.
+    pub fn client_ip(&self) -> Option<IpAddr> {
+        self.forwarded.as_ref().or(self.client.as_ref())?.ip
     }
 
     fn take_question(&mut self) -> SessionState {

@@ -87,6 +87,27 @@ async fn an_old_connection_ends_after_the_answer_and_not_before() {
     }
 }
 
+#[tokio::test]
+async fn an_old_idle_connection_is_told_before_it_ends() {
+    let settings = ServerSettings {
+        connection_age_max: Duration::from_millis(50),
+        ..ServerSettings::default()
+    };
+    let server = Server::start_in(tempfile::tempdir().unwrap(), settings).await;
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    // The connection is idle whenever it becomes old; no request is lost.
+    for asked in 0.. {
+        pass_time(server.address).await;
+        let request = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = one_answer(&mut stream).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{asked}: {answer:?}");
+        if answer.to_lowercase().contains("connection: close") {
+            break;
+        }
+    }
+}
+
 /// Asks the server for its health by a connection of its own: a kept one would end by its age as well.
 async fn pass_time(address: SocketAddr) {
     let mut stream = TcpStream::connect(address).await.unwrap();
