@@ -163,6 +163,7 @@ class Postern:
             key.chmod(0o600)
             config += OUTBOUND.format(port=relay.port, key=key, secret=SECRET, domain=DOMAIN)
         self.config = self.folder / "postern.toml"
+        self.config.touch(0o600)
         self.config.write_text(config)
         self.binary = binary or self.built or build("postern", "--bin", "postern", folder=ROOT) / "postern"
         self.wrap = list(wrap)
