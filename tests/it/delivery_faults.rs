@@ -279,13 +279,17 @@ async fn a_failing_api_receives_single_probes_until_it_recovers() {
     fake.most_under_way();
     loop {
         let before = fake.seen().len();
+        assert!(before < 1_000, "the calls never become single");
         fake.until("probes", |seen| seen.len() >= before + 2).await;
         if fake.most_under_way() == 1 {
             break;
         }
     }
-    let asked = fake.seen().len();
-    assert!(asked < 32 + 16 + 10, "{asked}");
+    let before = fake.seen().len();
+    fake.until("more probes", |seen| seen.len() >= before + 3)
+        .await;
+    // The product may see the next probe before it has forgotten the last one.
+    assert!(fake.most_under_way() <= 2);
     fake.replan(|_, _| Play::Good);
     bench.drained().await;
     assert_eq!(bench.fates(), [200, 0, 0]);
