@@ -22,7 +22,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from bench import others, receiving  # noqa: E402
-from bench.measure import Failure, Table, build  # noqa: E402
+from bench.measure import Failure, Table, build, stop_by_signal  # noqa: E402
 from bench.servers import Postern  # noqa: E402
 
 ROWS = {**receiving.ROWS, **others.ROWS}
@@ -40,6 +40,7 @@ def main():
     parser.add_argument("--understand", type=pathlib.Path, help="the built bench `understand` instead of cargo bench")
     parser.add_argument("--only", choices=ROWS, action="append")
     run = parser.parse_args()
+    stop_by_signal()
     Postern.built = run.binary
     # The peers hold thousands of connections, and so does Postern, which inherits the limit.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -20,7 +20,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from bench.measure import ROOT, Failure, Table, build, memory, new_folder, remove, send  # noqa: E402
+from bench.measure import ROOT, Failure, Table, build, memory, new_folder, remove, send, stop_by_signal  # noqa: E402
 from bench.servers import Postern  # noqa: E402
 
 LEAST = 10_000
@@ -151,6 +151,7 @@ def main():
     args = parser.parse_args()
     if not LEAST < args.most <= 10_000_000:
         parser.error("--most is more than 10,000, up to 10,000,000")
+    stop_by_signal()
     Postern.built = args.binary
     program = args.store_speed or build("postern", "--example", "store_speed", folder=ROOT) / "examples/store_speed"
     build("sender")
