@@ -6,7 +6,7 @@ mod text;
 mod tokens;
 mod tree;
 
-pub use tree::{BLOCKS, HtmlNode, HtmlTree};
+pub use tree::{HtmlNode, HtmlTree, is_block};
 
 /// Bytes of HTML that are read.
 const HTML_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -2,7 +2,7 @@
 //!
 //! Does not format for people: no list marks, no links, no quote marks.
 
-use super::tree::{BLOCKS, HtmlTree};
+use super::tree::{HtmlTree, is_block};
 
 /// Elements with content that is not displayed.
 const HIDDEN: &[&str] = &[
@@ -26,7 +26,7 @@ impl HtmlTree {
                 push_folded(&node.text, out);
                 continue;
             }
-            let ends_line = BLOCKS.contains(&node.tag) || node.tag == "br";
+            let ends_line = is_block(node.tag) || node.tag == "br";
             if ends_line {
                 end_line(out);
             }
@@ -51,12 +51,11 @@ fn end_line(out: &mut String) {
 
 /// Appends text with each run of white space as one space, and none at the start of a line.
 fn push_folded(text: &str, out: &mut String) {
-    for c in text.chars() {
-        if !c.is_ascii_whitespace() {
-            out.push(c);
-        } else if !out.is_empty() && !out.ends_with([' ', '\n']) {
+    for (at, word) in text.split(|c: char| c.is_ascii_whitespace()).enumerate() {
+        if at > 0 && !out.is_empty() && !out.ends_with([' ', '\n']) {
             out.push(' ');
         }
+        out.push_str(word);
     }
 }
 

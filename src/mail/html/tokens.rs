@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::convert::Infallible;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::LazyLock;
 
 use html5gum::{Emitter, Error, State, Tokenizer};
@@ -70,10 +71,10 @@ impl<const MAX: usize> BoundedBytes<MAX> {
     }
 
     /// The spelling in `names`, or the empty text for an unknown name.
-    fn known_in(&self, names: &HashSet<&'static str>) -> &'static str {
+    fn known_in(&self, names: &Names) -> &'static str {
         str::from_utf8(&self.bytes)
             .ok()
-            .filter(|_| !self.is_cut)
+            .filter(|name| !self.is_cut && !name.is_empty())
             .and_then(|name| names.get(name).copied())
             .unwrap_or_default()
     }
@@ -219,7 +220,31 @@ const RAW_TAGS: &[&str] = &[
     "script", "style", "title", "iframe", "noembed", "noframes", "xmp",
 ];
 
-static TAGS: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+/// Known names. Any text may be looked up, but none is added, so a plain hash is enough.
+type Names = HashSet<&'static str, BuildHasherDefault<NameHasher>>;
+
+/// The hash FNV-1a.
+struct NameHasher(u64);
+
+impl Default for NameHasher {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for NameHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+static TAGS: LazyLock<Names> = LazyLock::new(|| {
     words(
         "
         div span p br a b i u td tr table tbody font blockquote img li ul ol strong em hr html
@@ -233,7 +258,7 @@ static TAGS: LazyLock<HashSet<&str>> = LazyLock::new(|| {
     )
 });
 
-static ATTRIBUTES: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+static ATTRIBUTES: LazyLock<Names> = LazyLock::new(|| {
     words(
         "
         class id style color href src alt name type title width height align dir start colspan rowspan

@@ -4,8 +4,6 @@
 //! and its tree builder walks the whole stack of open elements, so a hostile megabyte costs minutes. The
 //! sanitiser, which uses html5ever, runs on the output of this tree, which is small, shallow and tidy.
 
-use std::sync::LazyLock;
-
 use crate::mail::text::cut;
 
 /// The depth of nesting. Deeper elements are left out; their content goes to the last element that was
@@ -128,7 +126,7 @@ impl TreeBuilder {
 
     pub(super) fn open(&mut self, tag: &'static str, attributes: Attributes) {
         self.imply_ends(tag);
-        let void = VOID.contains(&tag);
+        let void = is_void(tag);
         if self.nodes.len() >= NODES_MAX || !void && self.stack.len() >= DEPTH_MAX {
             self.overflow += usize::from(!void);
             return;
@@ -145,7 +143,7 @@ impl TreeBuilder {
 
     pub(super) fn close(&mut self, tag: &'static str) {
         let tag = if tag.is_empty() { "span" } else { tag };
-        if VOID.contains(&tag) {
+        if is_void(tag) {
             return;
         }
         if self.overflow > 0 {
@@ -180,7 +178,7 @@ impl TreeBuilder {
             "tbody" | "thead" | "tfoot" => {
                 (&["tr", "td", "th", "tbody", "thead", "tfoot"], &["table"])
             }
-            _ if BLOCKS.contains(&tag) => (
+            _ if is_block(tag) => (
                 &["p"],
                 &["table", "td", "th", "div", "blockquote", "li", "button"],
             ),
@@ -217,23 +215,30 @@ pub(super) fn words<C: FromIterator<&'static str>>(list: &'static str) -> C {
     list.split_ascii_whitespace().collect()
 }
 
-const VOID: &[&str] = &[
-    "br", "hr", "img", "meta", "link", "base", "input", "col", "wbr", "embed", "area", "param",
-    "source",
-];
+/// True for an element without content.
+#[rustfmt::skip]
+fn is_void(tag: &str) -> bool {
+    matches!(
+        tag,
+        "br" | "hr" | "img" | "meta" | "link" | "base" | "input" | "col" | "wbr" | "embed" | "area"
+        | "param" | "source"
+    )
+}
 
 const CELLS: &[&str] = &["td", "th"];
 
-/// Elements that are displayed as separate blocks.
-pub static BLOCKS: LazyLock<Vec<&str>> = LazyLock::new(|| {
-    words(
-        "
-        address article aside blockquote body center dd details div dl dt fieldset figcaption
-        figure footer form h1 h2 h3 h4 h5 h6 header hr html li main menu nav ol p pre section
-        summary table tbody tfoot thead tr ul
-        ",
+/// True for an element that is displayed as a separate block.
+#[rustfmt::skip]
+pub fn is_block(tag: &str) -> bool {
+    matches!(
+        tag,
+        "address" | "article" | "aside" | "blockquote" | "body" | "center" | "dd" | "details" | "div"
+        | "dl" | "dt" | "fieldset" | "figcaption" | "figure" | "footer" | "form" | "h1" | "h2"
+        | "h3" | "h4" | "h5" | "h6" | "header" | "hr" | "html" | "li" | "main"
+        | "menu" | "nav" | "ol" | "p" | "pre" | "section" | "summary" | "table" | "tbody"
+        | "tfoot" | "thead" | "tr" | "ul"
     )
-});
+}
 
 #[cfg(test)]
 mod tests {

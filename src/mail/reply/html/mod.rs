@@ -11,7 +11,7 @@ mod stylesheet;
 use super::TEXT_BYTES_MAX;
 use super::cut::LineClass;
 use super::text::{self, BodyLine, LINES_MAX, LineMark};
-use crate::mail::html::{self, BLOCKS, HtmlTree};
+use crate::mail::html::{self, HtmlTree, is_block};
 use roles::ElementRole;
 use stylesheet::StyleSheet;
 
@@ -182,7 +182,7 @@ impl<'a> Renderer<'a> {
             place.coloured = !colour::is_neutral(&colour);
         }
         place.linked |= node.tag == "a";
-        if self.sign_next && BLOCKS.contains(&node.tag) {
+        if self.sign_next && is_block(node.tag) {
             self.sign_next = false;
             if role == ElementRole::Plain {
                 place.mark = LineMark::Signature;
@@ -218,7 +218,7 @@ impl<'a> Renderer<'a> {
             "td" | "th" => return self.cell(at, place),
             _ => {}
         }
-        let block = BLOCKS.contains(&node.tag) || role == ElementRole::Quote;
+        let block = is_block(node.tag) || role == ElementRole::Quote;
         let apart = matches!(
             node.tag,
             "p" | "h1" | "h2" | "h3" | "h4" | "h5" | "h6" | "pre" | "blockquote" | "table" | "dl"
@@ -431,7 +431,7 @@ impl<'a> Renderer<'a> {
             let line = line.strip_suffix('\r').unwrap_or(line);
             if !line.is_empty() {
                 self.place = place;
-                self.line.push_str(&line.replace('\u{a0}', " "));
+                self.push(line);
                 self.own_node(at);
             }
         }
@@ -453,7 +453,17 @@ impl<'a> Renderer<'a> {
             };
             *count += 1;
         }
-        self.line.push_str(&word.replace('\u{a0}', " "));
+        self.push(word);
+    }
+
+    /// Appends to the current line, with each no-break space as a plain one.
+    fn push(&mut self, text: &str) {
+        for (at, part) in text.split('\u{a0}').enumerate() {
+            if at > 0 {
+                self.line.push(' ');
+            }
+            self.line.push_str(part);
+        }
     }
 
     /// Records that `node` writes into the current line, or, if it is a break, ends it.

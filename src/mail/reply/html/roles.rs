@@ -25,7 +25,8 @@ pub(super) enum ElementRole {
 
 impl ElementRole {
     pub(super) fn of(node: &HtmlNode) -> Self {
-        if is_hidden(node) {
+        let style = squeezed(node.attribute("style"));
+        if is_hidden(node, &style) {
             return Self::Hidden;
         }
         let id = node.attribute("id").to_ascii_lowercase();
@@ -33,7 +34,6 @@ impl ElementRole {
             return Self::SignatureNext;
         }
         let class = node.attribute("class").to_ascii_lowercase();
-        let style = squeezed(node.attribute("style"));
         if is_cut(node, &id, &class, &style) {
             return Self::Cut;
         }
@@ -120,20 +120,18 @@ fn is_cut(node: &HtmlNode, id: &str, class: &str, style: &str) -> bool {
         return true;
     }
     // Outlook desktop and Windows Mail put a coloured rule above the old mail.
-    let ruled = [
+    let colours = [
         "e1e1e1",
         "b5c4df",
         "#e5e5e5",
         "rgb(225,225,225)",
         "rgb(181,196,223)",
         "rgb(229,229,229)",
-    ]
-    .iter()
-    .any(|colour| style.contains(colour));
+    ];
     node.tag == "div"
-        && ruled
         && style.contains("border-top:solid")
         && (style.contains("border:none") || style.contains("border-style:none"))
+        && colours.iter().any(|colour| style.contains(colour))
 }
 
 fn is_signature(node: &HtmlNode, id: &str) -> bool {
@@ -170,7 +168,7 @@ fn is_indent(node: &HtmlNode, class: &str, style: &str) -> bool {
             && !class.contains("quote")
 }
 
-fn is_hidden(node: &HtmlNode) -> bool {
+fn is_hidden(node: &HtmlNode, style: &str) -> bool {
     if [
         "script", "style", "title", "svg", "math", "template", "select", "object", "video",
         "audio", "iframe", "noembed", "noframes", "xmp",
@@ -179,7 +177,6 @@ fn is_hidden(node: &HtmlNode) -> bool {
     {
         return true;
     }
-    let style = squeezed(node.attribute("style"));
     node.has("hidden") || style.contains("display:none") || style.contains("mso-hide:all")
 }
 
