@@ -52,12 +52,13 @@ pub(super) fn signs(mail: &Outline<'_>) -> impl Iterator<Item = Classification> 
     } else {
         0
     };
-    let opening = mail.opening(OPENING_BYTES_MAX);
-    let asks = opening.contains(['?', '？', '؟']);
-    let says_no_more = opening.trim().chars().count() <= SHORT_NOTE_CHARS_MAX;
+    let says_no_more = || {
+        let opening = mail.opening(OPENING_BYTES_MAX);
+        let is_short = || opening.trim().chars().count() <= SHORT_NOTE_CHARS_MAX;
+        !opening.contains(['?', '？', '؟']) && (phrases > 1 || is_short())
+    };
     let subject = (phrases > 0).then_some("Subject");
-    let text = (!asks && (phrases > 1 || says_no_more)).then_some("absent text");
-    let text = text.filter(|_| phrases > 0);
+    let text = (phrases > 0 && says_no_more()).then_some("absent text");
     let signs = [subject, text].into_iter().flatten();
     signs
         .map(|sign| Classification::new(MailKind::AutoReply, "absence_subject").with_evidence(sign))

@@ -263,10 +263,7 @@ impl<'a> MimeWalk<'a> {
 
 /// The offset of the line after the one at `at`.
 fn next_line(bytes: &[u8], at: usize) -> usize {
-    bytes[at..]
-        .iter()
-        .position(|&byte| byte == b'\n')
-        .map_or(bytes.len(), |end| at + end + 1)
+    memchr::memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |end| at + end + 1)
 }
 
 #[cfg(test)]

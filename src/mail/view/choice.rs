@@ -6,10 +6,13 @@ use std::collections::{BTreeSet, HashSet};
 
 use super::{Part, TEXT_BYTES_MAX, names, omission::Omission, omission::OmissionReason};
 use crate::mail::calendar::CalendarEvent;
+use crate::mail::text::cut;
 use crate::mail::{html, markup};
 
 /// The maximum size in octets of a named file that may be the mail's text.
 const FILE_BYTES_MAX: usize = 64 * 1024;
+/// Octets at the start of a page that are searched for words first.
+const START_BYTES_MAX: usize = 2 * 1024;
 
 /// Indices into the parts, in the order of the mail.
 #[derive(Debug, Default)]
@@ -348,18 +351,14 @@ impl Body {
     }
 
     fn has_words(&self) -> bool {
-        let is_blank = |text: &Option<String>| {
-            text.as_deref()
-                .is_none_or(|text| text.trim_matches(is_blank_char).is_empty())
-        };
-        if !is_blank(&self.text) {
-            return true;
-        }
-        let html = self.html.as_deref().unwrap_or_default();
-        !html::parse(html)
-            .words()
-            .trim_matches(is_blank_char)
-            .is_empty()
+        let has_any = |text: &str| !text.trim_matches(is_blank_char).is_empty();
+        self.text.as_deref().is_some_and(has_any)
+            || self.html.as_deref().is_some_and(|html| {
+                // The words of whole tags at the start are words of the page.
+                let start = cut(html, START_BYTES_MAX);
+                let start = &start[..start.rfind('<').unwrap_or_default()];
+                has_any(&html::parse(start).words()) || has_any(&html::parse(html).words())
+            })
     }
 }
 

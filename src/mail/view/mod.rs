@@ -283,16 +283,22 @@ fn is_page(text: &str) -> bool {
 
 /// Line ends as `\n`, other controls left out.
 fn normalised(text: &str) -> String {
-    let mut chars = text.chars().peekable();
     let mut out = String::with_capacity(text.len());
-    while let Some(c) = chars.next() {
-        match c {
-            '\r' if chars.peek() == Some(&'\n') => {}
-            '\r' => out.push('\n'),
-            c if is_clean(c) => out.push(c),
+    let mut rest = text;
+    // Runs without controls are copied whole. The octet c2 begins the controls above ASCII, and letters.
+    let may_be_control = |byte: &u8| matches!(byte, 0..=0x08 | 0x0b..=0x1f | 0x7f | 0xc2);
+    while let Some(at) = rest.as_bytes().iter().position(may_be_control) {
+        out.push_str(&rest[..at]);
+        let mut chars = rest[at..].chars();
+        match chars.next() {
+            Some('\r') if chars.as_str().starts_with('\n') => {}
+            Some('\r') => out.push('\n'),
+            Some(c) if is_clean(c) => out.push(c),
             _ => {}
         }
+        rest = chars.as_str();
     }
+    out.push_str(rest);
     out
 }
 

@@ -288,6 +288,33 @@ fn words_are_valid_text_without_controls() {
 }
 
 #[test]
+fn line_ends_are_one_and_controls_are_none() {
+    for (text, clean) in [
+        ("", ""),
+        ("a\r\nb\rc\nd\t", "a\nb\nc\nd\t"),
+        ("\r\r\n\r", "\n\n\n"),
+        ("a\0\u{1b}\u{7f}\u{85}\u{9f}b", "ab"),
+        ("\u{a0}Â\u{bf}é\u{2028}", "\u{a0}Â\u{bf}é\u{2028}"),
+    ] {
+        assert_eq!(normalised(text), clean, "{text:?}");
+    }
+}
+
+#[test]
+fn words_below_a_long_style_sheet_are_the_text() {
+    let page = |words: &str| {
+        let style = "p { margin: 0 } ".repeat(500);
+        view(&format!(
+            "Content-Type: multipart/mixed; boundary=b\n\n--b\nContent-Type: text/html\n\n\
+             <style>{style}</style><p>{words}</p>\n--b\n\
+             Content-Type: text/plain; name=a.txt\n\nfile\n--b--\n"
+        ))
+    };
+    assert_eq!(page("Hello").text, None);
+    assert_eq!(page("&nbsp;").text.as_deref().map(str::trim), Some("file"));
+}
+
+#[test]
 fn file_names_are_only_names() {
     for (raw, name) in [
         ("../../a", Some("a")),

@@ -4,6 +4,8 @@
 
 use std::ops::Range;
 
+use memchr::memmem;
+
 /// The maximum number of files that are taken out of one text.
 const FILES_MAX: usize = 100;
 
@@ -21,6 +23,9 @@ pub(super) struct EncodedFile {
 /// line.
 pub(super) fn files(text: &[u8]) -> Vec<EncodedFile> {
     let mut files = Vec::new();
+    if memmem::find(text, b"begin ").is_none() {
+        return files;
+    }
     let mut open: Option<EncodedFile> = None;
     let mut at = 0;
     for line in text.split_inclusive(|&byte| byte == b'\n') {
