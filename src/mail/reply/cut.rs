@@ -75,9 +75,10 @@ pub(super) fn cut(lines: &mut Vec<BodyLine>, known: &[&str], context: &CutContex
     } else {
         let mut probe = Cutter::new(lines, KnownLines::none(untouched.len()), context);
         probe.scan();
-        probe.old_mail_from.unwrap_or(0)
+        let end = probe.old_mail_from.unwrap_or(0);
+        lines.clone_from(&untouched);
+        end
     };
-    lines.clone_from(&untouched);
     if known.lines[end..].contains(&true) || marked {
         for at in (0..end).filter(|at| lines[*at].depth == 0) {
             known.lines[at] = false;

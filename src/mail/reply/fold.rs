@@ -10,15 +10,32 @@ const FOLD_CHARS_MAX: usize = 600;
 /// Lower case, one plain space between words, ASCII digits and brackets, no invisible marks.
 pub(super) fn fold(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(FOLD_CHARS_MAX));
-    let mut space = false;
     // Some programs leave this character reference in plain text.
     let spaced;
     let mut text = text;
-    if text.contains("&nbsp;") {
+    if text.contains('&') && text.contains("&nbsp;") {
         spaced = text.replace("&nbsp;", " ");
         text = &spaced;
     }
-    for c in text.trim().chars().take(FOLD_CHARS_MAX) {
+    let text = text.trim();
+    if is_plain(text) {
+        out.push_str(text);
+        out.make_ascii_lowercase();
+    } else {
+        push_all_folded(&mut out, text);
+    }
+    if out.contains('&') {
+        out = out
+            .replace("&lt;", "<")
+            .replace("&gt;", ">")
+            .replace("&quot;", "\"");
+    }
+    out
+}
+
+fn push_all_folded(out: &mut String, text: &str) {
+    let mut space = false;
+    for c in text.chars().take(FOLD_CHARS_MAX) {
         if is_invisible(c) {
             continue;
         }
@@ -30,15 +47,19 @@ pub(super) fn fold(text: &str) -> String {
             out.push(' ');
             space = false;
         }
-        push_folded(&mut out, c);
+        push_folded(out, c);
     }
-    if out.contains('&') {
-        out = out
-            .replace("&lt;", "<")
-            .replace("&gt;", ">")
-            .replace("&quot;", "\"");
-    }
-    out
+}
+
+/// True for a text, not too long, of printable ASCII with single spaces, which most lines are.
+fn is_plain(text: &str) -> bool {
+    let mut before = 0;
+    text.len() <= FOLD_CHARS_MAX
+        && text.bytes().all(|byte| {
+            let is_plain = byte.is_ascii_graphic() || byte == b' ' && before != b' ';
+            before = byte;
+            is_plain
+        })
 }
 
 fn push_folded(out: &mut String, c: char) {

@@ -3,6 +3,7 @@
 //! Works in any language and without quote marks. Does not decide which lines are cut.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use super::fold::is_invisible;
 use super::shapes::is_barred;
@@ -48,38 +49,64 @@ impl KnownLines {
     }
 }
 
+/// The words of a mail, in order.
+#[derive(Default)]
+struct MailWords {
+    words: Vec<u64>,
+    /// For each line that has words: its index, and the place of its words.
+    places: Vec<(usize, Range<usize>)>,
+}
+
+impl MailWords {
+    fn of(lines: &[BodyLine]) -> Self {
+        let mut mail = Self::default();
+        for (at, line) in lines.iter().enumerate() {
+            let initials = line.depth == 0 && is_barred(&line.fold);
+            let content = line.raw.split_once('>').filter(|_| initials);
+            let content = content.map_or(line.raw.as_str(), |(_, content)| content);
+            let content = content.trim_start_matches(['>', ' ', '|', '\t', '＞']);
+            let start = mail.words.len();
+            add_words(content, &mut mail.words);
+            if mail.words.len() > start {
+                mail.places.push((at, start..mail.words.len()));
+            }
+        }
+        mail
+    }
+
+    /// The lines that have words: their indices and their words.
+    fn lines(&self) -> impl Iterator<Item = (usize, &[u64])> {
+        let places = self.places.iter();
+        places.map(|(at, place)| (*at, &self.words[place.clone()]))
+    }
+}
+
 /// Finds the words of `texts` in `lines`.
 pub(super) fn find(lines: &[BodyLine], texts: &[&str]) -> KnownLines {
-    let texts_lines: Vec<Vec<u64>> = texts
+    let texts: Vec<Vec<Vec<u64>>> = texts
         .iter()
         .take(TEXTS_MAX)
-        .flat_map(|text| bounded(text).lines().map(words))
-        .filter(|words| words.len() >= 2)
+        .map(|text| bounded(text).lines().map(words))
+        .map(|lines| lines.filter(|words| !words.is_empty()).collect())
         .collect();
-    let whole_lines: HashSet<Vec<u64>> = texts_lines.iter().cloned().collect();
-    let given = texts;
-    let texts: Vec<Vec<u64>> = texts
+    let whole_texts: Vec<Vec<u64>> = texts
         .iter()
-        .take(TEXTS_MAX)
-        .map(|text| words(bounded(text)))
+        .map(|lines| lines.concat())
         .filter(|words| words.len() >= 2)
         .collect();
-    if texts.is_empty() {
+    if whole_texts.is_empty() {
         return KnownLines::none(lines.len());
     }
-    let mut mail: Vec<(u64, usize)> = Vec::new();
-    for (at, line) in lines.iter().enumerate() {
-        let initials = line.depth == 0 && is_barred(&line.fold);
-        let content = line.raw.split_once('>').filter(|_| initials);
-        let content = content.map_or(line.raw.as_str(), |(_, content)| content);
-        let content = content.trim_start_matches(['>', ' ', '|', '\t', '＞']);
-        mail.extend(words(content).into_iter().map(|word| (word, at)));
-    }
-    let mut ours = vec![false; mail.len()];
+    let own_lines = || {
+        let lines = texts.iter().flatten().map(Vec::as_slice);
+        lines.filter(|words| words.len() >= 2)
+    };
+    let mail = MailWords::of(lines);
+    let mut ours = vec![false; mail.words.len()];
     let mut whole = false;
     let mut untouched = false;
-    for text in &texts {
-        let covered = cover(&mail, text);
+    for text in &whole_texts {
+        let covered = cover(&mail.words, text);
         let count = covered.iter().filter(|covered| **covered).count();
         let found = count * 10 >= text.len() * 6 && text.len() >= SHINGLE;
         whole |= found;
@@ -87,21 +114,20 @@ pub(super) fn find(lines: &[BodyLine], texts: &[&str]) -> KnownLines {
         let run_min = RUN_MIN.min((text.len() * 4).div_ceil(5)).max(2);
         accept_runs(&covered, run_min, found, &mut ours);
     }
-    let (mut found, partly) = by_line(&mail, &ours, lines.len());
+    let (mut found, mut partly) = by_line(&mail, &ours, lines.len());
     let mut continued = Vec::new();
-    for text in given.iter().take(TEXTS_MAX) {
-        let same = same_lines(&mail, bounded(text), &mut found);
+    for text in &texts {
+        let same = same_lines(&mail, text, &mut found);
         whole |= same.is_proof;
         untouched |= same.is_proof;
         continued.extend(same.continued);
     }
-    let mut partly = partly;
     for at in continued {
         partly[at] = false;
     }
-    let again = first_repeated(&mail, &texts_lines, &found);
+    let again = first_repeated(&mail, own_lines(), &found);
     if whole {
-        short_lines(&mail, &whole_lines, &mut found);
+        short_lines(&mail, &own_lines().collect(), &mut found);
     }
     KnownLines {
         lines: found,
@@ -113,25 +139,26 @@ pub(super) fn find(lines: &[BodyLine], texts: &[&str]) -> KnownLines {
 }
 
 /// The first line in `found` that occurs more often than our texts contain it.
-fn first_repeated(mail: &[(u64, usize)], lines: &[Vec<u64>], found: &[bool]) -> Option<usize> {
+fn first_repeated<'t>(
+    mail: &MailWords,
+    lines: impl Iterator<Item = &'t [u64]>,
+    found: &[bool],
+) -> Option<usize> {
     let mut left: HashMap<&[u64], usize> = HashMap::new();
     for line in lines {
         *left.entry(line).or_default() += 1;
     }
-    mail.chunk_by(|a, b| a.1 == b.1)
-        .filter(|line| found[line[0].1])
-        .find(|line| {
-            let words: Vec<u64> = line.iter().map(|(word, _)| *word).collect();
-            match left.get_mut(words.as_slice()) {
-                Some(0) => true,
-                Some(left) => {
-                    *left -= 1;
-                    false
-                }
-                None => false,
+    mail.lines()
+        .filter(|(at, _)| found[*at])
+        .find(|(_, words)| match left.get_mut(words) {
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
             }
+            None => false,
         })
-        .map(|line| line[0].1)
+        .map(|(at, _)| at)
 }
 
 /// The minimum number of our lines, if they have too few words for a shingle.
@@ -145,15 +172,10 @@ struct SameLines {
     continued: Vec<usize>,
 }
 
-/// Marks the lines of `text` that the mail contains as they were sent, if it contains nearly all of them in
+/// Marks the lines of `ours` that the mail contains as they were sent, if it contains nearly all of them in
 /// their order: so a line between two of them is not ours, however short our lines are. The greeting above
 /// the first line that was found is ours too.
-fn same_lines(mail: &[(u64, usize)], text: &str, found: &mut [bool]) -> SameLines {
-    let ours: Vec<Vec<u64>> = text
-        .lines()
-        .map(words)
-        .filter(|words| !words.is_empty())
-        .collect();
+fn same_lines(mail: &MailWords, ours: &[Vec<u64>], found: &mut [bool]) -> SameLines {
     let mut places: HashMap<&[u64], Vec<usize>> = HashMap::new();
     for (at, line) in ours.iter().enumerate().rev() {
         places.entry(line).or_default().push(at);
@@ -161,13 +183,11 @@ fn same_lines(mail: &[(u64, usize)], text: &str, found: &mut [bool]) -> SameLine
     let mut next = 0;
     let mut same: Vec<usize> = Vec::new();
     let mut continued: Vec<usize> = Vec::new();
-    let mut before: Option<(usize, Vec<u64>)> = None;
+    let mut before: Option<(usize, &[u64])> = None;
     let mut greeting = None;
-    for line in mail.chunk_by(|a, b| a.1 == b.1) {
-        let at = line[0].1;
-        let words: Vec<u64> = line.iter().map(|(word, _)| *word).collect();
+    for (at, words) in mail.lines() {
         let mut place = None;
-        if let Some(left) = places.get_mut(words.as_slice()) {
+        if let Some(left) = places.get_mut(words) {
             while left.last().is_some_and(|place| *place < next) {
                 left.pop();
             }
@@ -176,17 +196,17 @@ fn same_lines(mail: &[(u64, usize)], text: &str, found: &mut [bool]) -> SameLine
         if let Some(place) = place {
             next = place + 1;
             same.push(at);
-        } else if !found[at] && is_continued(&ours, next, &words) {
+        } else if !found[at] && is_continued(ours, next, words) {
             next += 1;
             continued.push(at);
         }
         // The greeting is directly above the first of our lines that was found by its words.
         if found[at] && greeting.is_none() {
-            greeting = before.take().filter(|(_, words)| {
-                let first = ours.first().is_some_and(|first| first == words);
-                first && ours.get(1).is_some_and(|second| is_start(second, line))
+            greeting = before.take().filter(|(_, above)| {
+                let first = ours.first().is_some_and(|first| first == above);
+                first && ours.get(1).is_some_and(|second| is_start(second, words))
             });
-            greeting.get_or_insert((usize::MAX, Vec::new()));
+            greeting.get_or_insert((usize::MAX, &[]));
         }
         before = Some((at, words));
     }
@@ -220,9 +240,9 @@ fn is_continued(ours: &[Vec<u64>], next: usize, line: &[u64]) -> bool {
 }
 
 /// True if one of the two lines begins with the other.
-fn is_start(ours: &[u64], line: &[(u64, usize)]) -> bool {
-    let pairs = ours.iter().zip(line);
-    pairs.take(SHINGLE).all(|(ours, (word, _))| ours == word)
+fn is_start(ours: &[u64], line: &[u64]) -> bool {
+    let mut pairs = ours.iter().zip(line).take(SHINGLE);
+    pairs.all(|(ours, word)| ours == word)
 }
 
 /// The number of bits in a table of the words of one text.
@@ -237,17 +257,16 @@ fn bounded(text: &str) -> &str {
 }
 
 /// Flags for each word of the mail: true if it belongs to a shingle of `text`.
-fn cover(mail: &[(u64, usize)], text: &[u64]) -> Vec<bool> {
+fn cover(mail: &[u64], text: &[u64]) -> Vec<bool> {
     let size = SHINGLE.min(text.len());
     let shingles: HashSet<&[u64]> = text.windows(size).collect();
-    let plain: Vec<u64> = mail.iter().map(|(word, _)| *word).collect();
     let mut covered = vec![false; mail.len()];
     // Most words of a mail are not ours, which one bit per word shows quickly.
     let mut bits = vec![false; FIRST_BITS];
     for shingle in &shingles {
         bits[bit_of(shingle[0])] = true;
     }
-    for (at, window) in plain.windows(size).enumerate() {
+    for (at, window) in mail.windows(size).enumerate() {
         if bits[bit_of(window[0])] && shingles.contains(window) {
             covered[at..at + size].fill(true);
         }
@@ -271,60 +290,65 @@ fn accept_runs(covered: &[bool], run_min: usize, found: bool, ours: &mut [bool])
 }
 
 /// Below our first line, lines too short for a shingle are ours if they are equal.
-fn short_lines(mail: &[(u64, usize)], whole_lines: &HashSet<Vec<u64>>, found: &mut [bool]) {
+fn short_lines(mail: &MailWords, own_lines: &HashSet<&[u64]>, found: &mut [bool]) {
     let Some(first) = found.iter().position(|found| *found) else {
         return;
     };
-    for line in mail.chunk_by(|a, b| a.1 == b.1) {
-        let at = line[0].1;
+    for (at, words) in mail.lines() {
         if at > first && !found[at] {
-            let words: Vec<u64> = line.iter().map(|(word, _)| *word).collect();
-            found[at] = whole_lines.contains(&words);
+            found[at] = own_lines.contains(words);
         }
     }
 }
 
 /// A line is ours if it begins and ends with our words and nearly all between are ours.
-fn by_line(mail: &[(u64, usize)], ours: &[bool], count: usize) -> (Vec<bool>, Vec<bool>) {
+fn by_line(mail: &MailWords, ours: &[bool], count: usize) -> (Vec<bool>, Vec<bool>) {
     let mut known = vec![false; count];
     let mut partly = vec![false; count];
-    let mut start = 0;
-    for words in mail.chunk_by(|a, b| a.1 == b.1) {
-        let marks = &ours[start..start + words.len()];
-        start += words.len();
+    for (at, place) in &mail.places {
+        let marks = &ours[place.clone()];
         let hits = marks.iter().filter(|hit| **hit).count();
-        partly[words[0].1] = hits * 2 >= marks.len();
-        known[words[0].1] = marks[0] && marks[marks.len() - 1] && hits * 10 >= marks.len() * 9;
+        partly[*at] = hits * 2 >= marks.len();
+        known[*at] = marks[0] && marks[marks.len() - 1] && hits * 10 >= marks.len() * 9;
     }
     (known, partly)
 }
 
-/// Lower-case words without punctuation; in scripts without spaces between words, each character.
+/// The hashes of the words of a text.
 fn words(text: &str) -> Vec<u64> {
     let mut words = Vec::new();
-    let mut word = String::new();
+    add_words(text, &mut words);
+    words
+}
+
+/// Appends the hashes of the lower-case words without punctuation; in scripts without spaces between words,
+/// of each character.
+fn add_words(text: &str, words: &mut Vec<u64>) {
+    let mut word: Option<u64> = None;
     for c in text.chars() {
+        if c.is_ascii_alphanumeric() {
+            let mut letter = [0];
+            let letter = c.to_ascii_lowercase().encode_utf8(&mut letter);
+            word = Some(hash(word.unwrap_or(HASH_START), letter));
+            continue;
+        }
         if is_invisible(c) {
             continue;
         }
         let alone = is_unspaced(c);
         let letter = is_letter(c);
-        if (alone || !letter) && !word.is_empty() {
-            words.push(hash(&word));
-            word.clear();
+        if alone || !letter {
+            words.extend(word.take());
         }
         if alone {
-            words.push(hash(c.encode_utf8(&mut [0; 4])));
-        } else if c.is_ascii() && letter {
-            word.push(c.to_ascii_lowercase());
+            words.push(hash(HASH_START, c.encode_utf8(&mut [0; 4])));
         } else if letter {
-            word.extend(c.to_lowercase());
+            for c in c.to_lowercase() {
+                word = Some(hash(word.unwrap_or(HASH_START), c.encode_utf8(&mut [0; 4])));
+            }
         }
     }
-    if !word.is_empty() {
-        words.push(hash(&word));
-    }
-    words
+    words.extend(word);
 }
 
 /// True for a character of a word: any but space, punctuation and symbols of the usual scripts. The tables
@@ -345,9 +369,13 @@ fn is_unspaced(c: char) -> bool {
     matches!(u32::from(c), 0x0e00..=0x0eff | 0x1000..=0x109f | 0x1780..=0x17ff | 0x3040..=0x30ff | 0x3400..=0x9fff | 0xf900..=0xfaff | 0x2_0000..=0x3_ffff)
 }
 
-/// The FNV-1a hash of a word. A sender who constructs collisions only has their own words taken for ours.
-fn hash(word: &str) -> u64 {
-    word.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+/// The FNV-1a hash of no word.
+const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// The FNV-1a hash of a word that continues with `rest`. A sender who constructs collisions only has their
+/// own words taken for ours.
+fn hash(word: u64, rest: &str) -> u64 {
+    rest.bytes().fold(word, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
     })
 }

@@ -154,14 +154,15 @@ impl Confidence {
 
 /// Extracts the reply from a mail. Linear in the size of the parts; never panics.
 pub fn extract(input: &ReplyInput<'_>) -> Reply {
+    let context = CutContext::of(input);
     let plain = input
         .text
         .filter(|text| !text.trim().is_empty())
-        .map(|text| PartReply::of_text(text, input));
+        .map(|text| PartReply::of_text(text, input, &context));
     let html = input
         .html
         .filter(|html| !html.trim().is_empty())
-        .map(|html| PartReply::of_html(html, input));
+        .map(|html| PartReply::of_html(html, input, &context));
     match (plain, html) {
         (None, None) => Reply::default(),
         (Some(plain), None) => plain.reply,
@@ -180,10 +181,10 @@ struct PartReply {
 }
 
 impl PartReply {
-    fn of_text(text: &str, input: &ReplyInput<'_>) -> Self {
+    fn of_text(text: &str, input: &ReplyInput<'_>, context: &CutContext) -> Self {
         let end = text.floor_char_boundary(TEXT_BYTES_MAX);
         let mut lines = text::lines(&text[..end]);
-        let mut cut = cut::cut(&mut lines, input.known, &CutContext::of(input));
+        let mut cut = cut::cut(&mut lines, input.known, context);
         keep_own_quotes(&mut cut, &lines, input);
         let mut reply = assemble(&lines, &cut);
         reply.truncated = end < text.len();
@@ -194,9 +195,9 @@ impl PartReply {
         }
     }
 
-    fn of_html(html: &str, input: &ReplyInput<'_>) -> Self {
+    fn of_html(html: &str, input: &ReplyInput<'_>, context: &CutContext) -> Self {
         let mut page = html::RenderedHtml::read(html);
-        let mut cut = cut::cut(&mut page.lines, input.known, &CutContext::of(input));
+        let mut cut = cut::cut(&mut page.lines, input.known, context);
         keep_own_quotes(&mut cut, &page.lines, input);
         let mut reply = assemble(&page.lines, &cut);
         reply.truncated = page.truncated;

@@ -367,6 +367,8 @@ mod tests {
     fn folding_drops_what_cannot_be_seen() {
         assert_eq!(fold("\u{200f}On\u{a0} ٤ Mar\u{202c}："), "on 4 mar:");
         assert_eq!(fold("İSTANBUL"), "istanbul");
+        assert_eq!(fold(" On Mon,  A\tB &nbsp;&LT;c&gt; "), "on mon, a b <c>");
+        assert_eq!(fold(&"AB ".repeat(400)), "ab ".repeat(200).trim_end());
     }
 
     #[test]
