@@ -16,11 +16,10 @@ pub(super) fn of_declarations(style: &str) -> Option<String> {
 
 /// The value, lower-cased; `None` if it cannot be a colour.
 pub(super) fn checked(value: &str) -> Option<String> {
-    let colour = value.trim().to_ascii_lowercase();
-    let colour = colour.trim_end_matches("!important").trim();
+    let mut colour = value.trim().to_ascii_lowercase();
+    colour.truncate(colour.trim_end_matches("!important").trim_end().len());
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "#(),.% ".contains(c);
-    ((1..=CHARS_MAX).contains(&colour.len()) && colour.chars().all(is_plain))
-        .then(|| colour.to_owned())
+    ((1..=CHARS_MAX).contains(&colour.len()) && colour.chars().all(is_plain)).then_some(colour)
 }
 
 /// True if the colour marks nothing: black, white, grey, or the colour of the surroundings.

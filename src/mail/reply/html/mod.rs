@@ -404,6 +404,9 @@ impl<'a> Renderer<'a> {
         if place.pre {
             return self.preformatted(at, text, place);
         }
+        if self.line.is_empty() {
+            self.line.reserve(text.len());
+        }
         let mut rest = text;
         while let Some(start) = rest.find(|c: char| !is_html_space(c)) {
             self.space_due |= start > 0;

@@ -37,7 +37,8 @@ impl ElementRole {
         if is_cut(node, &id, &class, &style) {
             return Self::Cut;
         }
-        let words = || class.split_ascii_whitespace().chain([id.as_str()]);
+        let named = Some(id.as_str()).filter(|id| !id.is_empty());
+        let words = || class.split_ascii_whitespace().chain(named);
         if words().any(|word| ATTRIBUTIONS.contains(&word)) {
             return Self::Attribution;
         }
@@ -51,11 +52,9 @@ impl ElementRole {
                 Self::Quote
             };
         }
-        let quote = words().any(|word| {
-            QUOTES
-                .iter()
-                .any(|quote| word == *quote || word.ends_with("yahoo_quoted"))
-        }) || matches!(node.attribute("name"), "quote" | "messageReplySection");
+        let is_quote = |word: &str| QUOTES.contains(&word) || word.ends_with("yahoo_quoted");
+        let quote = words().any(is_quote)
+            || matches!(node.attribute("name"), "quote" | "messageReplySection");
         if quote { Self::Quote } else { Self::Plain }
     }
 }
@@ -181,9 +180,8 @@ fn is_hidden(node: &HtmlNode, style: &str) -> bool {
 }
 
 fn squeezed(style: &str) -> String {
-    style
-        .chars()
-        .filter(|c| !c.is_whitespace())
-        .map(|c| c.to_ascii_lowercase())
-        .collect()
+    let mut out = String::with_capacity(style.len());
+    style.split_whitespace().for_each(|part| out.push_str(part));
+    out.make_ascii_lowercase();
+    out
 }
