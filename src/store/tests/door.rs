@@ -6,9 +6,13 @@ use bytes::Bytes;
 use futures_util::poll;
 
 use super::outbox::{happened, id, job, letter};
-use super::{NOW, Subject, envelope, for_every_store, mail, run, settings};
+use super::{NOW, Subject, envelope, for_every_store, mail, mapping, run, settings};
+use crate::mail::fingerprint::Fingerprint;
 use crate::mail::token::ThreadKey;
-use crate::store::{Domains, EnqueueResult, EventId, Fact, LeaseName, Nonce, StoreError, Work};
+use crate::store::{
+    ConversationKey, DeliveryId, Domains, EnqueueResult, EventId, Fact, LastMessage, LeaseName,
+    Mapping, Nonce, Store, StoreError, TokenFacts, TokenQuestion, Work,
+};
 
 fn a_lease_is_held_by_one_at_a_time<S: Subject>() {
     let real = S::begin(|folder| settings(folder, 1 << 20));
@@ -107,6 +111,95 @@ fn claimed_deliveries_are_finished_under_their_claim<S: Subject>() {
     });
 }
 
+fn between_ann_and(thread_id: &str) -> ConversationKey {
+    ConversationKey {
+        route: "us".to_owned(),
+        thread_id: thread_id.to_owned(),
+        with: "ann@peer.example".to_owned(),
+    }
+}
+
+/// Asks for the facts about a token, and compares them with the answers to single questions.
+async fn facts_agree(store: &Store, thread: &Mapping, token: u8, print: u8) -> TokenFacts {
+    let question = TokenQuestion {
+        fingerprint: Fingerprint([print; 16]),
+        route: "us".to_owned(),
+        thread: ThreadKey::of(&thread.thread_id),
+        thread_id: None,
+        token: [token; 16],
+        author: Some("ann@peer.example".to_owned()),
+    };
+    let facts = store.token_facts(question.clone(), NOW).await.unwrap();
+    let duplicate = store.find_duplicate(question.fingerprint, NOW).await;
+    assert_eq!(Ok(facts.duplicate_of), duplicate);
+    let mapping = store.thread("us", question.thread).await;
+    assert_eq!(Ok(facts.mapping.clone()), mapping);
+    let issued = store.thread_by_token(question.token).await;
+    assert_eq!(Ok(facts.issued.clone()), issued);
+    let mapped = facts.mapping.as_ref().map(|m| &m.thread_id);
+    let key = mapped
+        .or(facts.issued.as_ref())
+        .map(|id| between_ann_and(id));
+    assert_eq!(
+        facts.last_message.as_ref().map(|(key, _)| key),
+        key.as_ref()
+    );
+    if let Some((key, found)) = &facts.last_message {
+        assert_eq!(Ok(found.clone()), store.last_message(key, true).await);
+    }
+    facts
+}
+
+fn the_facts_about_a_token_are_those_of_single_questions<S: Subject>() {
+    let mut real = S::begin(|folder| settings(folder, 1 << 20));
+    let (known, unknown) = (mapping(1, 1), mapping(2, 2));
+    run(async {
+        let store = real.store();
+        let mail = store.accept(envelope(1), mail(1, 10)).await.unwrap();
+        let delivery = DeliveryId { mail, recipient: 0 };
+        let message = LastMessage {
+            by_us: true,
+            name: None,
+            at: NOW,
+            text: "our words".to_owned(),
+        };
+        let recorded = |thread: &Mapping| Fact::MessageRecorded {
+            conversation: between_ann_and(&thread.thread_id),
+            message: message.clone(),
+        };
+        let issued = Fact::TokenIssued {
+            token: [9; 16],
+            thread_id: unknown.thread_id.clone(),
+            at: NOW,
+        };
+        let messages = [recorded(&known), recorded(&unknown)];
+        let mut facts = vec![Fact::Mapped(known.clone()), issued];
+        facts.extend(messages);
+        facts.push(super::settled(delivery, 0, Some(5)));
+        store.record(facts).await.unwrap();
+    });
+    // From memory, from the index, and rebuilt.
+    for round in 0..3 {
+        run(async {
+            let store = real.store();
+            let facts = facts_agree(store, &known, 0, 5).await;
+            assert!(facts.duplicate_of.is_some(), "{round}");
+            assert_eq!(facts.mapping.as_ref(), Some(&known), "{round}");
+            assert!(facts.last_message.unwrap().1.is_some(), "{round}");
+            let facts = facts_agree(store, &unknown, 9, 6).await;
+            assert_eq!((facts.duplicate_of, facts.mapping), (None, None), "{round}");
+            assert_eq!(facts.issued.as_ref(), Some(&unknown.thread_id), "{round}");
+            assert!(facts.last_message.unwrap().1.is_some(), "{round}");
+            let facts = facts_agree(store, &unknown, 0, 6).await;
+            assert_eq!(facts.last_message, None, "{round}");
+        });
+        match round {
+            0 => real.reopen(),
+            _ => real.lose_index(),
+        }
+    }
+}
+
 fn a_leased_job_is_nobody_elses<S: Subject>() {
     let real = S::begin(|folder| settings(folder, 1 << 20));
     let store = real.store();
@@ -183,6 +276,7 @@ for_every_store!(
     a_message_is_in_flight_until_its_lease_is_dropped,
     a_nonce_is_bound_to_its_first_content,
     claimed_deliveries_are_finished_under_their_claim,
+    the_facts_about_a_token_are_those_of_single_questions,
     a_leased_job_is_nobody_elses,
     events_are_ordered_and_their_names_opaque,
     a_closed_store_takes_nothing,
